@@ -1,0 +1,142 @@
+// Package api is the door to one machine's host process: the types and the client of the HTTP API on the machine's
+// api.sock, and Launch, which starts that process. The command line and the desktop app know a machine through this package
+// alone. Its neighbours are host/server, which serves it, and guest/api, whose shell frames pass through it unchanged.
+package api
+
+import (
+	"errors"
+	"fmt"
+	"time"
+)
+
+// State is where a machine stands; its values are vm.State's.
+type State string
+
+// The states of a machine.
+const (
+	Stopped   State = "stopped"
+	Starting  State = "starting"
+	Running   State = "running"
+	Stopping  State = "stopping"
+	Suspended State = "suspended"
+	Failed    State = "failed"
+)
+
+// Status is everything there is to know about a machine at a moment.
+type Status struct {
+	Name         string    `json:"name"`
+	State        State     `json:"state"`
+	PID          int       `json:"pid,omitempty"` // of the host process
+	Driver       string    `json:"driver,omitempty"`
+	Accelerator  string    `json:"accelerator,omitempty"`
+	Note         string    `json:"note,omitempty"` // why not a faster accelerator, or another thing worth saying
+	Settings     Settings  `json:"settings"`
+	DiskUsed     int64     `json:"diskUsed,omitempty"` // bytes that the data disk really takes on the host
+	DockerSocket string    `json:"dockerSocket,omitempty"`
+	Context      string    `json:"context,omitempty"` // the docker context that leads here, if one was made
+	Image        Image     `json:"image"`
+	Started      time.Time `json:"started,omitzero"` // when the host process was launched
+	Ready        time.Time `json:"ready,omitzero"`   // when the Engine API first answered
+	Services     []Service `json:"services,omitempty"`
+	Error        *Error    `json:"error,omitempty"` // why the state is failed
+}
+
+// Settings are what a user chooses for a machine.
+type Settings struct {
+	CPUs   int   `json:"cpus" yaml:"cpus"`
+	Memory int64 `json:"memory" yaml:"memory"` // bytes
+	Disk   int64 `json:"disk" yaml:"disk"`     // bytes; it can grow, not shrink
+}
+
+// Image is the guest image that a machine boots.
+type Image struct {
+	Version string `json:"version,omitempty"`
+	Digest  string `json:"digest,omitempty"`
+	Kernel  string `json:"kernel,omitempty"`
+}
+
+// Service is one service in the guest.
+type Service struct {
+	Name     string `json:"name"`
+	State    string `json:"state"`
+	Detail   string `json:"detail,omitempty"`
+	Restarts int    `json:"restarts,omitempty"`
+}
+
+// Kinds of Event.
+const (
+	EventState    = "state"    // the machine's state changed (State)
+	EventProgress = "progress" // what is being waited for now (Text)
+	EventStep     = "step"     // a step ended (Step)
+	EventService  = "service"  // a service in the guest changed (Service)
+	EventError    = "error"    // the machine failed (Error)
+)
+
+// Event is one line of Watch.
+type Event struct {
+	Time    time.Time `json:"time"`
+	Kind    string    `json:"kind"`
+	State   State     `json:"state,omitempty"`
+	Text    string    `json:"text,omitempty"`
+	Step    *Step     `json:"step,omitempty"`
+	Service *Service  `json:"service,omitempty"`
+	Error   *Error    `json:"error,omitempty"`
+}
+
+// Step is one step of a start, for its timeline.
+type Step struct {
+	Name  string        `json:"name"`
+	Where string        `json:"where"` // "host" or "guest"
+	Start time.Duration `json:"start"` // nanoseconds since the host process was launched
+	End   time.Duration `json:"end"`
+}
+
+// Code is the class of an error, the same on both sides of the wire.
+type Code string
+
+// The codes. Each one is known to host/diagnose, which has its cause and next step.
+const (
+	CodeInternal     Code = "internal"
+	CodeNotFound     Code = "not-found"
+	CodeName         Code = "bad-name"
+	CodePathTooLong  Code = "path-too-long"
+	CodeConfig       Code = "bad-setting"
+	CodeNotInstalled Code = "hypervisor-missing"
+	CodeNotSupported Code = "not-supported"
+	CodeNoImage      Code = "image-missing"
+	CodeAssetCorrupt Code = "image-damaged"
+	CodeNoMemory     Code = "no-memory"
+	CodeDiskFull     Code = "disk-full"
+	CodeDataDisk     Code = "data-disk"
+	CodeRunning      Code = "already-running"
+	CodeNotRunning   Code = "not-running"
+	CodeGuestTimeout Code = "guest-timeout"
+	CodeGuestFailed  Code = "guest-failed"
+	CodeCrashed      Code = "vm-crashed"
+	CodePortInUse    Code = "port-in-use"
+	CodePermission   Code = "permission"
+)
+
+// Error is a failure as a user meets it: a class, what happened, and the next thing to do.
+type Error struct {
+	Code    Code   `json:"code"`
+	Message string `json:"message"`
+	Hint    string `json:"hint,omitempty"`
+}
+
+// Error is the message; the hint is the command line's to print.
+func (e *Error) Error() string { return e.Message }
+
+// Errorf makes an error of a class.
+func Errorf(code Code, format string, args ...any) *Error {
+	return &Error{Code: code, Message: fmt.Sprintf(format, args...)}
+}
+
+// CodeOf is the class of err, CodeInternal where it has none.
+func CodeOf(err error) Code {
+	var e *Error
+	if errors.As(err, &e) {
+		return e.Code
+	}
+	return CodeInternal
+}
