@@ -109,6 +109,15 @@ func (m Machine) Log() string { return filepath.Join(m.Dir, "coracled.log") }
 // Lock is the file whose lock says who owns the machine.
 func (m Machine) Lock() string { return filepath.Join(m.Dir, "lock") }
 
+// Last is the status (host/api, JSON) that the machine's last host process left, for when none answers.
+func (m Machine) Last() string { return filepath.Join(m.Dir, "last.json") }
+
+// FormerContext remembers the docker context that was selected before this machine's.
+func (m Machine) FormerContext() string { return filepath.Join(m.Dir, "former-context") }
+
+// DockerHost is the machine's Docker socket as DOCKER_HOST spells it.
+func (m Machine) DockerHost() string { return "unix://" + filepath.ToSlash(m.DockerSocket()) }
+
 // RunDir holds what lives only while the machine runs: the driver's sockets, the boot's initramfs.
 func (m Machine) RunDir() string { return filepath.Join(m.Dir, "run") }
 
