@@ -65,7 +65,9 @@ func contextIsSelected(t *testing.T, u *user) {
 }
 
 func versionAndInfo(t *testing.T, u *user) {
-	var v struct{ Client, Server struct{ Version, Os, Arch string } }
+	var v struct {
+		Client, Server struct{ Version, Os, Arch string }
+	}
 	if err := json.Unmarshal([]byte(u.docker(t, "version", "-f", "json")), &v); err != nil {
 		t.Fatal(err)
 	}
