@@ -47,7 +47,11 @@ func ask(ctx context.Context, m paths.Machine) Status {
 	defer cancel()
 	c := New(m)
 	st, err := c.Status(ctx)
-	if err != nil {
+	var e *Error
+	switch {
+	case errors.As(err, &e):
+		return Status{Name: m.Name, State: Failed, Error: e}
+	case err != nil:
 		return Status{Name: m.Name, State: Failed, Error: c.hangs()}
 	}
 	return st

@@ -4,14 +4,19 @@
 package socket
 
 import (
+	"errors"
 	"fmt"
-
-	"github.com/coracle-engine/coracle/host/paths"
 )
 
+// maxPath is what sun_path holds everywhere: 104 bytes with the zero on macOS.
+const maxPath = 103
+
+// ErrTooLong says that a path cannot be a socket's.
+var ErrTooLong = errors.New("path is too long for a socket")
+
 func checkLen(path string) error {
-	if len(path) > paths.MaxSocket {
-		return fmt.Errorf("%w: %s has %d bytes, at most %d", paths.ErrTooLong, path, len(path), paths.MaxSocket)
+	if len(path) > maxPath {
+		return fmt.Errorf("%w: %s has %d bytes, at most %d", ErrTooLong, path, len(path), maxPath)
 	}
 	return nil
 }
