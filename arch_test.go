@@ -29,7 +29,7 @@ var arrows = map[string][]string{
 	"vm/vhostuser":        {"vm"},
 	"vm/vhostuser/vsock":  {"vm", "vm/vhostuser"},
 	"vm/vmtest":           {"vm"},
-	"vm/vmtest/testguest": {},
+	"vm/vmtest/testguest": {"vm/vmtest"},
 	"guest/api":           {},
 	"guest/boot":          {"guest/api"},
 	"guest/service":       {"guest/api"},

@@ -22,7 +22,8 @@ type Driver interface {
 }
 
 // Machine is one virtual machine, from Open to the end of Wait. Its methods may be called from several goroutines.
-// What else a machine can do is told by Capabilities and had by asserting Suspender, Sharer, MemorySetter or Consoler.
+// What else a machine can do is told by Capabilities and had by asserting Suspender, Sharer, MemorySetter, Consoler or
+// Notifier.
 type Machine interface {
 	// Start launches the hypervisor and returns when the virtual CPUs run; the guest is not up yet. It may be called once.
 	Start(ctx context.Context) error
@@ -77,6 +78,29 @@ type Consoler interface {
 	Console() string
 }
 
+// Notifier is a Machine that tells what befalls it while it runs; matched by Capabilities.Notify.
+type Notifier interface {
+	// Notify has f called with every event from now on, one at a time and in order. f must not block and must not call
+	// the machine. It may be called once, before Start.
+	Notify(f func(Event))
+}
+
+// Event is something that befell a running machine and did not end it.
+type Event struct {
+	Kind   EventKind
+	Detail string // a sentence for a person
+}
+
+// EventKind says what an Event is about.
+type EventKind string
+
+// The kinds of Event.
+const (
+	EventDiskFull  EventKind = "disk full"  // the host's disk is full: the guest stands still until there is space again
+	EventDiskError EventKind = "disk error" // the host could not read or write a disk; the guest was told
+	EventResumed   EventKind = "resumed"    // the guest goes on after it stood still
+)
+
 // Capabilities is what a probe found: which optional interfaces the driver's machines have, and how they run.
 type Capabilities struct {
 	Accelerator string // "kvm", "tcg", "hvf", "whpx": what executes the guest's instructions
@@ -86,6 +110,7 @@ type Capabilities struct {
 	Share       bool   // machines are Sharers
 	SetMemory   bool   // machines are MemorySetters
 	Console     bool   // machines are Consolers
+	Notify      bool   // machines are Notifiers
 }
 
 // Disk is one raw block device.
@@ -102,6 +127,7 @@ type Network struct {
 
 // Config describes one machine, whole. It is plain data but for KeepOpen.
 type Config struct {
+	Arch    string // the guest's, as GOARCH spells it; empty: the host's
 	Name    string // for titles and process lists; [a-z0-9-]
 	CPUs    int    // at least 1
 	Memory  int64  // bytes, a multiple of 1 MiB
