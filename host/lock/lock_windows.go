@@ -16,4 +16,6 @@ func lockFile(f *os.File, wait bool) error {
 	return windows.LockFileEx(windows.Handle(f.Fd()), flags, 0, 1, 0, new(windows.Overlapped))
 }
 
-func isHeld(err error) bool { return err == windows.ERROR_LOCK_VIOLATION || err == windows.ERROR_IO_PENDING }
+func isHeld(err error) bool {
+	return err == windows.ERROR_LOCK_VIOLATION || err == windows.ERROR_IO_PENDING
+}
