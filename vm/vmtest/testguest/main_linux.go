@@ -1,0 +1,85 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strings"
+
+	"github.com/mdlayher/vsock"
+	"golang.org/x/sys/unix"
+
+	"github.com/coracle-engine/coracle/vm/vmtest"
+)
+
+func main() {
+	fmt.Println("testguest: init runs")
+	err := run()
+	switch {
+	case errors.Is(err, vmtest.ErrPowerOff):
+		err = unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
+	case errors.Is(err, vmtest.ErrCrash):
+		err = os.WriteFile("/proc/sysrq-trigger", []byte("c"), 0)
+	}
+	// Init's end is a kernel panic, which is how the host learns of a failure here.
+	fmt.Println("testguest:", err)
+	os.Exit(1)
+}
+
+func run() error {
+	for target, fstype := range map[string]string{"/proc": "proc", "/sys": "sysfs", "/dev": "devtmpfs"} {
+		os.MkdirAll(target, 0o755)
+		if err := unix.Mount(fstype, target, fstype, 0, ""); err != nil && err != unix.EBUSY {
+			return fmt.Errorf("mount %s: %w", target, err)
+		}
+	}
+	if err := loadModules(); err != nil {
+		return err
+	}
+	fmt.Println("testguest: vsock is loaded")
+	return vmtest.Behave(context.Background(), system{})
+}
+
+// loadModules loads what modules.coracle (see images/build) has of the classes root and vsock, in its order.
+func loadModules() error {
+	var uts unix.Utsname
+	if err := unix.Uname(&uts); err != nil {
+		return fmt.Errorf("ask the kernel's release: %w", err)
+	}
+	list, err := os.Open("/lib/modules/" + unix.ByteSliceToString(uts.Release[:]) + "/modules.coracle")
+	if err != nil {
+		return fmt.Errorf("open list of modules: %w", err)
+	}
+	defer list.Close()
+	lines := bufio.NewScanner(list)
+	for lines.Scan() {
+		// NAME CLASS PATH [DEP...]
+		f := strings.Fields(lines.Text())
+		if len(f) < 3 || f[0] == "#" || f[1] != "vsock" && f[1] != "root" {
+			continue
+		}
+		if err := load(f[2]); err != nil && !errors.Is(err, unix.EEXIST) {
+			return fmt.Errorf("load %s: %w", f[0], err)
+		}
+	}
+	return lines.Err()
+}
+
+func load(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return unix.FinitModule(int(f.Fd()), "", 0)
+}
+
+// system is AF_VSOCK.
+type system struct{}
+
+func (system) Listen(port uint32) (net.Listener, error) { return vsock.Listen(port, nil) }
+
+func (system) Dial(port uint32) (net.Conn, error) { return vsock.Dial(vsock.Host, port, nil) }
