@@ -1,0 +1,289 @@
+package main
+
+import (
+	"archive/tar"
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/klauspost/compress/zstd"
+
+	"github.com/coracle-engine/coracle/images/bom"
+	"github.com/coracle-engine/coracle/images/debian"
+	"github.com/coracle-engine/coracle/images/manifest"
+	"github.com/coracle-engine/coracle/images/program"
+)
+
+// maxPack is what SPECIFICATION.md promises of the download form's size, in bytes.
+const maxPack = 100e6
+
+// names are an image's files, the manifest last: what has one is whole.
+var names = []string{manifest.Kernel, manifest.Initrd, manifest.Root, manifest.SBOM, manifest.Name}
+
+// stamp is the file beside an image that says what it was made of, and by which build of this program.
+const stamp = ".made"
+
+// mark returns stamp's content.
+func (img *image) mark() (string, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return "", err
+	}
+	data, err := os.ReadFile(self)
+	if err != nil {
+		return "", err
+	}
+	sum := sha256.Sum256(data)
+	return img.version + " " + hex.EncodeToString(sum[:]) + "\n", nil
+}
+
+// current reports whether dir holds img whole already.
+func current(dir string, img *image) bool {
+	want, err := img.mark()
+	if err != nil {
+		return false
+	}
+	have, err := os.ReadFile(filepath.Join(dir, stamp))
+	if err != nil || string(have) != want {
+		return false
+	}
+	m, _, err := manifest.Load(dir)
+	if err != nil {
+		return false
+	}
+	for _, f := range m.Files {
+		if st, err := os.Stat(filepath.Join(dir, f.Name)); err != nil || st.Size() != f.Size {
+			return false
+		}
+	}
+	return true
+}
+
+// write makes all files beside dir's old ones and then puts them in their place. A machine that runs from the old files
+// keeps them: they are replaced, not written over.
+func (img *image) write(dir string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	temp, err := os.MkdirTemp(dir, ".new-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(temp)
+	steps := map[string]func(*os.File) error{
+		manifest.Kernel: img.writeKernel,
+		manifest.Initrd: img.writeInitrd,
+		manifest.Root:   func(f *os.File) error { return img.root.WriteEROFS(f, temp, img.built) },
+		manifest.SBOM:   img.writeSBOM,
+		manifest.Name:   func(f *os.File) error { return img.writeManifest(f, temp) },
+	}
+	for _, name := range names {
+		if err := create(filepath.Join(temp, name), steps[name]); err != nil {
+			return fmt.Errorf("write %s: %w", name, err)
+		}
+	}
+	if err := errors.Join(remove(filepath.Join(dir, stamp)), remove(filepath.Join(dir, manifest.Name))); err != nil {
+		return err
+	}
+	for _, name := range names {
+		if err := os.Rename(filepath.Join(temp, name), filepath.Join(dir, name)); err != nil {
+			return err
+		}
+	}
+	text, err := img.mark()
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(dir, stamp), []byte(text), 0o644)
+}
+
+func remove(name string) error {
+	if err := os.Remove(name); err != nil && !os.IsNotExist(err) {
+		return err
+	}
+	return nil
+}
+
+func create(name string, fill func(*os.File) error) error {
+	f, err := os.Create(name)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := fill(f); err != nil {
+		return err
+	}
+	return f.Close()
+}
+
+func (img *image) writeKernel(f *os.File) error {
+	r, err := img.kernel.Image.Open()
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	_, err = io.Copy(f, r)
+	return err
+}
+
+// writeInitrd compresses, and pads to 4 bytes: the host appends an archive of its own, which the kernel looks for there.
+func (img *image) writeInitrd(f *os.File) error {
+	var out bytes.Buffer
+	w, err := zstd.NewWriter(&out, zstd.WithEncoderLevel(zstd.SpeedBestCompression), zstd.WithEncoderConcurrency(1))
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(img.initrd.WriteCPIO(w), w.Close()); err != nil {
+		return err
+	}
+	out.Write(make([]byte, -out.Len()&3))
+	_, err = f.Write(out.Bytes())
+	return err
+}
+
+func (img *image) writeManifest(f *os.File, dir string) error {
+	m := manifest.Manifest{Format: manifest.Format, Version: img.version, Arch: img.arch, KernelName: img.kernel.Release}
+	for _, name := range names[:len(names)-1] {
+		file, err := manifest.Measure(dir, name)
+		if err != nil {
+			return err
+		}
+		m.Files = append(m.Files, file)
+	}
+	items, err := img.components()
+	if err != nil {
+		return err
+	}
+	m.Components = items
+	data, err := json.MarshalIndent(m, "", "\t")
+	if err != nil {
+		return err
+	}
+	if _, err := manifest.Parse(data); err != nil {
+		return err
+	}
+	_, err = f.Write(append(data, '\n'))
+	return err
+}
+
+// components lists packages and programs. Go modules are in the bill of materials alone.
+func (img *image) components() ([]manifest.Component, error) {
+	var out []manifest.Component
+	for _, p := range img.packages {
+		text, err := img.root.Copyright(p)
+		if err != nil {
+			return nil, fmt.Errorf("read the copyright of %s: %w", p.Name, err)
+		}
+		out = append(out, manifest.Component{Name: p.Name, Version: p.Version, License: debian.License(text), Kind: "deb", SHA256: p.SHA256})
+	}
+	for _, p := range img.programs {
+		license := "Apache-2.0" // ours
+		if m := (program.Module{Path: p.Info.Main.Path, Version: p.Info.Main.Version}); strings.HasPrefix(m.Version, "v") {
+			texts, err := m.Legal(img.modcache)
+			if err != nil {
+				return nil, err
+			}
+			license = program.Recognise(texts)
+		}
+		out = append(out, manifest.Component{Name: p.Name, Version: p.Version, License: license, Kind: "go",
+			SHA256: strings.TrimPrefix(p.Content.ID, "sha256:")})
+	}
+	return out, nil
+}
+
+func (img *image) writeSBOM(f *os.File) error {
+	components, err := img.components()
+	if err != nil {
+		return err
+	}
+	d := bom.Document{Image: "coracle-guest-" + img.arch, Version: img.version, Created: img.built}
+	for _, c := range components {
+		item := bom.Item{Name: c.Name, Version: c.Version, License: c.License, SHA256: c.SHA256}
+		if c.Kind == "deb" {
+			item.PURL = "pkg:deb/debian/" + c.Name + "@" + c.Version + "?arch=" + img.arch + "&distro=" + debian.Suite
+		}
+		d.Items = append(d.Items, item)
+	}
+	for _, p := range img.programs {
+		for _, m := range program.Modules([]*program.Program{p}) {
+			texts, err := m.Legal(img.modcache)
+			if err != nil {
+				return err
+			}
+			d.Items = append(d.Items, bom.Item{Name: m.Path, Version: m.Version, License: program.Recognise(texts),
+				PURL: "pkg:golang/" + m.Path + "@" + m.Version, Part: p.Name})
+		}
+	}
+	data, err := bom.Encode(d)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	return err
+}
+
+func report(dir string, tell func(string, ...any)) error {
+	for _, name := range names {
+		st, err := os.Stat(filepath.Join(dir, name))
+		if err != nil {
+			return err
+		}
+		tell("%s: %s", filepath.Join(dir, name), megabytes(st.Size()))
+	}
+	return nil
+}
+
+// pack writes the image in dir as a compressed archive and returns its size. It keeps none that is too big.
+func pack(dir, name string) (int64, error) {
+	err := create(name, func(f *os.File) error {
+		w, err := zstd.NewWriter(f, zstd.WithEncoderLevel(zstd.SpeedBetterCompression), zstd.WithWindowSize(8<<20), zstd.WithEncoderConcurrency(1))
+		if err != nil {
+			return err
+		}
+		out := tar.NewWriter(w)
+		for _, file := range append([]string{manifest.Name}, names[:len(names)-1]...) {
+			if err := packFile(out, dir, file); err != nil {
+				return err
+			}
+		}
+		return errors.Join(out.Close(), w.Close())
+	})
+	if err != nil {
+		return 0, fmt.Errorf("pack %s: %w", name, err)
+	}
+	st, err := os.Stat(name)
+	if err != nil {
+		return 0, err
+	}
+	if st.Size() > maxPack {
+		return 0, errors.Join(fmt.Errorf("pack %s: %s are more than the %s that SPECIFICATION.md promises", name,
+			megabytes(st.Size()), megabytes(maxPack)), os.Remove(name))
+	}
+	return st.Size(), nil
+}
+
+func packFile(w *tar.Writer, dir, name string) error {
+	f, err := os.Open(filepath.Join(dir, name))
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	head := &tar.Header{Name: name, Mode: 0o644, Size: st.Size(), ModTime: time.Unix(0, 0), Format: tar.FormatUSTAR}
+	if err := w.WriteHeader(head); err != nil {
+		return err
+	}
+	_, err = io.Copy(w, f)
+	return err
+}
