@@ -1,0 +1,26 @@
+//go:build linux
+
+// Command coracle-guest is PID 1 of the guest, started by the kernel as /init of the initramfs, and its modprobe, when it is
+// called by that name.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/coracle-engine/coracle/guest/agent"
+	"github.com/coracle-engine/coracle/guest/boot"
+)
+
+func main() {
+	if filepath.Base(os.Args[0]) == "modprobe" {
+		os.Exit(boot.Modprobe(context.Background(), os.Args[1:], os.Stderr))
+	}
+	if os.Getpid() != 1 {
+		fmt.Fprintln(os.Stderr, "error: coracle-guest is the first process of Coracle's virtual machine; it does nothing elsewhere")
+		os.Exit(2)
+	}
+	agent.Main()
+}

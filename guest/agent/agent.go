@@ -1,0 +1,164 @@
+//go:build linux
+
+// Package agent is the guest's main: it runs guest/boot's steps side by side as their needs are met, starts the engine, tells
+// the host what happens, serves guest/api and the Docker and shell streams on vsock to the host alone, applies the Spec, and
+// ends the machine in order. All other guest rooms hang on it and on nothing else.
+//
+// It is PID 1: Main never returns, and what fails leaves the agent answering, so that the host learns why and a shell can
+// look.
+package agent
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/coracle-engine/coracle/guest/api"
+	"github.com/coracle-engine/coracle/guest/boot"
+	"github.com/coracle-engine/coracle/guest/clock"
+	"github.com/coracle-engine/coracle/guest/engine"
+	"github.com/coracle-engine/coracle/guest/net"
+	"github.com/coracle-engine/coracle/guest/service"
+)
+
+// agent is the guest as guest/api sees it.
+type agent struct {
+	log    *slog.Logger
+	events *events
+	off    chan struct{} // closed when the end is asked for
+	failed chan struct{} // closed when the guest cannot do its work
+	once   struct{ off, failed sync.Once }
+
+	// The parts of a Spec, each with its own way into force.
+	setHostname func(string) error
+	setNetwork  func(api.Network) error
+	setDaemon   func([]byte) (changed bool, err error)
+
+	mu      sync.Mutex // held while a Spec comes into force
+	applied api.Spec   // the latest that did
+
+	engine chan struct{}  // closed when group is set
+	group  *service.Group // the engine's services
+}
+
+var _ api.Agent = (*agent)(nil)
+
+// Hello implements api.Agent.
+func (a *agent) Hello() api.Hello {
+	id, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	return api.Hello{Version: api.Version, Image: boot.ImageVersion(), Kernel: boot.Kernel(), BootID: strings.TrimSpace(string(id))}
+}
+
+// Apply implements api.Agent. Specs come into force one after another; each part only where it differs from what is.
+func (a *agent) Apply(ctx context.Context, spec api.Spec) error {
+	select {
+	case <-a.engine:
+	case <-ctx.Done():
+		return fmt.Errorf("apply spec before the guest has started: %w", context.Cause(ctx))
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	changed, err := a.setDaemon(spec.Daemon) // first: it refuses before anything is done
+	if err != nil {
+		return fmt.Errorf("apply daemon keys: %w", err)
+	}
+	if spec.Hostname != a.applied.Hostname {
+		if err := a.setHostname(spec.Hostname); err != nil {
+			return fmt.Errorf("apply host name: %w", err)
+		}
+	}
+	if err := a.setNetwork(spec.Network); err != nil {
+		return fmt.Errorf("apply network: %w", err)
+	}
+	a.applied = spec
+	if !changed {
+		return nil
+	}
+	a.log.Info("daemon keys changed: restarting dockerd")
+	if err := a.group.Restart(ctx, engine.Dockerd); err != nil {
+		return fmt.Errorf("restart docker with new daemon keys: %w", err)
+	}
+	return nil
+}
+
+// Watch implements api.Agent.
+func (a *agent) Watch(ctx context.Context, f func(api.Event) error) error {
+	return a.events.watch(ctx, f)
+}
+
+// SetTime implements api.Agent.
+func (a *agent) SetTime(now time.Time) error { return clock.Set(now) }
+
+// Shutdown implements api.Agent.
+func (a *agent) Shutdown() { a.once.off.Do(func() { close(a.off) }) }
+
+// fail tells everyone that the guest cannot do its work.
+func (a *agent) fail(err error) {
+	a.log.Error("the guest cannot do its work", "err", err)
+	a.events.add(api.Event{Kind: api.EventFailed, Detail: err.Error()})
+	a.once.failed.Do(func() { close(a.failed) })
+}
+
+// report turns the services' changes into events and log lines.
+func (a *agent) report() service.Report {
+	started := map[string]time.Duration{}
+	var mu sync.Mutex
+	return func(name, state, detail string) {
+		now := clock.Up()
+		mu.Lock()
+		if state == api.ServiceStarting {
+			started[name] = now
+		}
+		began := started[name]
+		mu.Unlock()
+		level := slog.LevelInfo
+		if state == api.ServiceFailed {
+			level = slog.LevelError
+		}
+		a.log.Log(context.Background(), level, "service "+state, "service", name, "detail", detail)
+		a.events.add(api.Event{Kind: api.EventService, Name: name, State: state, Detail: detail, End: now})
+		if state != api.ServiceReady {
+			return
+		}
+		a.events.add(api.Event{Kind: api.EventStep, Name: name, Start: began, End: now})
+		if name == engine.Dockerd {
+			a.events.add(api.Event{Kind: api.EventReady, End: now})
+		}
+	}
+}
+
+// engineIs says that spec, the boot's, is in force or on its way, and which group runs the engine. It is called once.
+func (a *agent) engineIs(spec api.Spec, group *service.Group) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.applied, a.group = spec, group
+	close(a.engine)
+}
+
+// engineReady blocks until the Engine API answers, and fails when that cannot be expected.
+func (a *agent) engineReady(ctx context.Context) error {
+	select {
+	case <-a.engine:
+		return a.group.Wait(ctx, engine.Dockerd)
+	case <-a.failed:
+		return errors.New("the guest could not start; see the machine's log")
+	case <-ctx.Done():
+		return fmt.Errorf("the guest is still starting: %w", context.Cause(ctx))
+	}
+}
+
+// newAgent makes the agent of a real guest.
+func newAgent(log *slog.Logger) *agent {
+	return &agent{
+		log: log, events: newEvents(clock.Up), off: make(chan struct{}),
+		engine: make(chan struct{}), failed: make(chan struct{}),
+		setHostname: net.SetHostname, setNetwork: net.Apply,
+		setDaemon: func(extra []byte) (bool, error) { return engine.SetDaemon(bytes.TrimSpace(extra)) },
+	}
+}

@@ -1,0 +1,76 @@
+//go:build linux
+
+package agent
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/coracle-engine/coracle/guest/api"
+)
+
+// maxEvents bounds what is kept of the past: the boot's steps take some twenty, the rest is for services that come and go.
+const maxEvents = 512
+
+// events keeps what happened since boot for those who watch.
+type events struct {
+	clock func() time.Duration
+
+	mu    sync.Mutex
+	past  []api.Event
+	first int           // how many were dropped before past
+	more  chan struct{} // closed and replaced with each event
+}
+
+func newEvents(clock func() time.Duration) *events {
+	return &events{clock: clock, more: make(chan struct{})}
+}
+
+// add notes e, with the present time as its end where it has none.
+func (v *events) add(e api.Event) {
+	if e.End == 0 {
+		e.End = v.clock()
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.past = append(v.past, e)
+	if len(v.past) > maxEvents {
+		half := len(v.past) / 2
+		v.past = append(v.past[:0:0], v.past[half:]...)
+		v.first += half
+	}
+	close(v.more)
+	v.more = make(chan struct{})
+}
+
+// step begins a step of the boot; the function that it returns ends it.
+func (v *events) step(name string) func() {
+	start := v.clock()
+	return func() { v.add(api.Event{Kind: api.EventStep, Name: name, Start: start}) }
+}
+
+// watch calls f with all events kept and then with each new one, until ctx ends or f fails.
+func (v *events) watch(ctx context.Context, f func(api.Event) error) error {
+	for next := 0; ; {
+		v.mu.Lock()
+		next = max(next, v.first)
+		fresh := append([]api.Event(nil), v.past[next-v.first:]...)
+		more := v.more
+		v.mu.Unlock()
+		for _, e := range fresh {
+			if err := f(e); err != nil {
+				return err
+			}
+		}
+		next += len(fresh)
+		if len(fresh) > 0 {
+			continue
+		}
+		select {
+		case <-more:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}

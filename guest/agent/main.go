@@ -1,0 +1,276 @@
+//go:build linux
+
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/coracle-engine/coracle/guest/api"
+	"github.com/coracle-engine/coracle/guest/boot"
+	"github.com/coracle-engine/coracle/guest/clock"
+	"github.com/coracle-engine/coracle/guest/engine"
+	"github.com/coracle-engine/coracle/guest/net"
+	"github.com/coracle-engine/coracle/guest/service"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	diskTime = 30 * time.Second // for a disk to appear after its driver was loaded
+	logSize  = 1 << 20          // bytes of each service's log file before a new one begins
+)
+
+// guest holds what the boot's steps share.
+type guest struct {
+	agent    *agent
+	console  *service.Log
+	reaper   *service.Reaper
+	uevents  *boot.Uevents
+	loader   *boot.Loader
+	boot     *api.Boot
+	ports    *service.Group
+	switched chan struct{} // closed when the root is the image's
+}
+
+// Main is PID 1. It never returns.
+func Main() {
+	began := clock.Up()
+	console := service.NewLog(os.Stderr, clock.Up)
+	log := slog.New(slog.NewTextHandler(console.Writer("guest"), &slog.HandlerOptions{ReplaceAttr: withoutTime}))
+	logCtx, endLog := context.WithCancel(context.Background())
+	var logging sync.WaitGroup
+	logging.Go(func() { console.Run(logCtx) })
+
+	g := &guest{
+		agent: newAgent(log), console: console, reaper: service.NewReaper(),
+		loader: boot.NewLoader(boot.Insert, 4), switched: make(chan struct{}),
+	}
+	g.agent.events.add(api.Event{Kind: api.EventStep, Name: "kernel", End: began})
+	err := g.begin()
+	if err != nil {
+		log.Error("the guest cannot start: powering off", "err", err)
+	} else {
+		g.run()
+		log.Info("powering off")
+	}
+	endLog()
+	logging.Wait()
+	fmt.Fprintln(os.Stderr, "coracle-guest:", boot.PowerOff())
+	select {}
+}
+
+func withoutTime(groups []string, a slog.Attr) slog.Attr {
+	if len(groups) == 0 && a.Key == slog.TimeKey {
+		return slog.Attr{}
+	}
+	return a
+}
+
+// begin makes what all else needs. Without it nobody can be told anything but the console.
+func (g *guest) begin() error {
+	if err := os.Setenv("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"); err != nil {
+		return err
+	}
+	if err := boot.MountEarly(); err != nil {
+		return err
+	}
+	var err error
+	if g.boot, err = boot.ReadConfig(api.BootPath); err != nil {
+		return err
+	}
+	if g.uevents, err = boot.ListenUevents(); err != nil {
+		return err
+	}
+	g.ports, err = g.openPorts()
+	return err
+}
+
+// run is the machine's life: boot, wait for the end to be asked for, end.
+func (g *guest) run() {
+	ctx, cancel := context.WithCancel(context.Background())
+	var life, rest sync.WaitGroup
+	agentCtx, endAgent := context.WithCancel(context.Background())
+	rest.Go(func() { g.reaper.Run(agentCtx) })
+	life.Go(func() {
+		if err := g.start(ctx, agentCtx, &rest); err != nil && ctx.Err() == nil {
+			g.agent.fail(err)
+		}
+	})
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, unix.SIGTERM, unix.SIGINT, unix.SIGPWR)
+	_ = unix.Reboot(unix.LINUX_REBOOT_CMD_CAD_OFF) // Ctrl-Alt-Del comes as SIGINT
+	select {
+	case <-g.agent.off:
+	case s := <-signals:
+		g.agent.log.Info("the end is asked for", "signal", s.String())
+	}
+	cancel()
+	life.Wait() // the services stop in their order
+	g.leave()
+	endAgent()
+	rest.Wait()
+}
+
+// start brings the guest up and keeps it up until ctx ends. What must answer to the end runs in rest, until agentCtx ends.
+func (g *guest) start(ctx, agentCtx context.Context, rest *sync.WaitGroup) error {
+	index, err := boot.ReadIndex()
+	if err != nil {
+		return err
+	}
+	rest.Go(func() { g.openAgent(agentCtx, index) })
+	if err := g.root(ctx, index); err != nil {
+		return err
+	}
+	if err := boot.MountLate(); err != nil {
+		return err
+	}
+	close(g.switched)
+	if err := g.console.KeepFiles("/run/log", logSize); err != nil {
+		return err
+	}
+	if index, err = boot.ReadIndex(); err != nil { // the root's knows all modules
+		return err
+	}
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() { g.modules(ctx, index) })
+	wg.Go(func() { g.network(ctx, index) })
+	if err := boot.Tune(); err != nil {
+		g.agent.log.Warn("some settings of the kernel stay as they are", "err", err)
+	}
+	if err := g.data(ctx); err != nil {
+		return err
+	}
+	return g.engine(ctx)
+}
+
+// openAgent makes the host reachable and tells it so.
+func (g *guest) openAgent(ctx context.Context, index *boot.Index) {
+	end := g.agent.events.step("modules (vsock)")
+	if err := g.loader.Load(ctx, index, index.Class(boot.ClassVsock)...); err != nil {
+		g.agent.log.Error("the host may not reach this guest", "err", err)
+	}
+	end()
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() {
+		if g.ports.Wait(ctx, "agent") == nil {
+			g.knock(ctx)
+		}
+	})
+	g.ports.Run(ctx)
+}
+
+// root finds the image's disk and makes it the root.
+func (g *guest) root(ctx context.Context, index *boot.Index) error {
+	end := g.agent.events.step("modules (root)")
+	if err := g.loader.Load(ctx, index, index.Class(boot.ClassRoot)...); err != nil {
+		g.agent.log.Error("the root may be out of reach", "err", err)
+	}
+	end()
+	defer g.agent.events.step("mount root")()
+	ctx, cancel := context.WithTimeout(ctx, diskTime)
+	defer cancel()
+	disk, err := boot.Disk(ctx, g.uevents, api.SerialRoot)
+	if err != nil {
+		return err
+	}
+	// The vsock modules come from the initramfs, which goes away now.
+	if err := g.loader.Load(ctx, index, index.Class(boot.ClassVsock)...); err != nil {
+		g.agent.log.Debug("vsock modules", "err", err)
+	}
+	return boot.SwitchRoot(disk)
+}
+
+func (g *guest) modules(ctx context.Context, index *boot.Index) {
+	defer g.agent.events.step("modules")()
+	if err := g.loader.Load(ctx, index, index.Class(boot.ClassBoot)...); err != nil && ctx.Err() == nil {
+		g.agent.log.Error("some modules were not loaded", "err", err)
+	}
+}
+
+// network brings the link up. A guest without a network still runs containers, so that nothing else waits for it.
+func (g *guest) network(ctx context.Context, index *boot.Index) {
+	defer g.agent.events.step("network")()
+	err := net.SetHostname(g.boot.Spec.Hostname)
+	err = errors.Join(err, net.Loopback())
+	err = errors.Join(err, g.loader.Load(ctx, index, "virtio_net"))
+	err = errors.Join(err, net.Apply(g.boot.Spec.Network))
+	if err != nil && ctx.Err() == nil {
+		g.agent.log.Error("the network is not up", "err", err)
+		g.agent.events.add(api.Event{Kind: api.EventService, Name: "network", State: api.ServiceFailed, Detail: err.Error()})
+	}
+}
+
+func (g *guest) data(ctx context.Context) error {
+	defer g.agent.events.step("data disk")()
+	find, cancel := context.WithTimeout(ctx, diskTime)
+	defer cancel()
+	disk, err := boot.Disk(find, g.uevents, api.SerialData)
+	if err != nil {
+		return err
+	}
+	run := func(ctx context.Context, ok []int, path string, args ...string) error {
+		status, err := g.reaper.Command(ctx, g.console.Writer("disk"), path, args...)
+		if err != nil {
+			return err
+		}
+		if code := service.Exit(status); !slices.Contains(ok, code) {
+			return fmt.Errorf("%s ended with status %d: see the console log", path, code)
+		}
+		return nil
+	}
+	if err := boot.Data(ctx, g.agent.log, run, disk); err != nil {
+		return err
+	}
+	return boot.BindData()
+}
+
+// engine runs containerd and dockerd until ctx ends.
+func (g *guest) engine(ctx context.Context) error {
+	if _, err := g.agent.setDaemon(g.boot.Spec.Daemon); err != nil {
+		return err
+	}
+	units, err := engine.Units(engine.Config{
+		Reaper: g.reaper, Step: g.agent.events.step,
+		Output: func(source string) io.Writer { return g.console.Writer(source) },
+	})
+	if err != nil {
+		return err
+	}
+	group, err := service.NewGroup(g.agent.report(), service.DefaultPause, units...)
+	if err != nil {
+		return err
+	}
+	g.agent.engineIs(g.boot.Spec, group)
+	group.Run(ctx)
+	return nil
+}
+
+// leave ends what is left after the services, and lets go of the data disk.
+func (g *guest) leave() {
+	defer g.agent.events.step("leave")()
+	for _, round := range []struct {
+		signal unix.Signal
+		wait   time.Duration
+	}{{unix.SIGTERM, 500 * time.Millisecond}, {unix.SIGKILL, 2 * time.Second}} {
+		_ = unix.Kill(-1, round.signal) // all but this process
+		ctx, cancel := context.WithTimeout(context.Background(), round.wait)
+		err := g.reaper.Empty(ctx)
+		cancel()
+		if err == nil {
+			break
+		}
+	}
+	if err := boot.LeaveData(); err != nil {
+		g.agent.log.Error("the data disk is left read-only", "err", err)
+	}
+}

@@ -1,0 +1,159 @@
+//go:build linux
+
+package boot
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// mount is one mount(2).
+type mount struct {
+	source, target, fstype string
+	flags                  uintptr
+	data                   string
+	optional               bool // the kernel may lack it
+}
+
+const noExec = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
+
+// early is what the initramfs lacks.
+var early = []mount{
+	{"proc", "/proc", "proc", noExec, "", false},
+	{"sysfs", "/sys", "sysfs", noExec, "", false},
+	{"devtmpfs", "/dev", "devtmpfs", unix.MS_NOSUID, "mode=0755", false},
+}
+
+// late is what the root lacks.
+var late = []mount{
+	{"tmpfs", "/run", "tmpfs", unix.MS_NOSUID | unix.MS_NODEV, "mode=0755,size=50%", false},
+	{"tmpfs", "/tmp", "tmpfs", unix.MS_NOSUID | unix.MS_NODEV, "mode=1777", false},
+	{"tmpfs", "/var", "tmpfs", unix.MS_NOSUID | unix.MS_NODEV, "mode=0755", false},
+	{"devpts", "/dev/pts", "devpts", unix.MS_NOSUID | unix.MS_NOEXEC, "gid=5,mode=0620,ptmxmode=0666", false},
+	{"shm", "/dev/shm", "tmpfs", unix.MS_NOSUID | unix.MS_NODEV, "mode=1777", false},
+	{"mqueue", "/dev/mqueue", "mqueue", noExec, "", true},
+	{"cgroup2", "/sys/fs/cgroup", "cgroup2", noExec, "nsdelegate,memory_recursiveprot", false},
+	{"bpf", "/sys/fs/bpf", "bpf", noExec, "mode=0700", true},
+	{"securityfs", "/sys/kernel/security", "securityfs", noExec, "", true},
+}
+
+// dirs are made after late; the mode is as given, whatever the umask.
+var dirs = []struct {
+	path string
+	mode os.FileMode
+}{
+	{"/run/lock", 0o755}, {"/run/docker-etc", 0o755}, {"/run/containerd-etc", 0o755}, {"/run/cni-etc", 0o755},
+	{"/var/lib", 0o755}, {"/var/lib/docker", 0o710}, {"/var/lib/containerd", 0o700}, {"/var/log", 0o755}, {"/var/cache", 0o755},
+	{"/var/tmp", 0o777 | os.ModeSticky},
+}
+
+var links = []struct{ to, at string }{
+	{"/run", "/var/run"}, {"/run/lock", "/var/lock"}, {"/proc/self/fd", "/dev/fd"}, {"/proc/self/fd/0", "/dev/stdin"},
+	{"/proc/self/fd/1", "/dev/stdout"}, {"/proc/self/fd/2", "/dev/stderr"},
+}
+
+// binds is what of the data disk appears elsewhere.
+var binds = []struct{ from, to string }{
+	{DataDir + "/docker", "/var/lib/docker"},
+	{DataDir + "/containerd", "/var/lib/containerd"},
+	{DataDir + "/root", "/root"},
+}
+
+// MountEarly mounts what the first steps in the initramfs need.
+func MountEarly() error { return mountAll(early) }
+
+// MountLate mounts and makes what services expect, all but the data disk, and the binds' targets with it.
+func MountLate() error {
+	unix.Umask(0o022)
+	if err := mountAll(late); err != nil {
+		return err
+	}
+	for _, d := range dirs {
+		if err := os.MkdirAll(d.path, d.mode.Perm()); err != nil {
+			return err
+		}
+		if err := os.Chmod(d.path, d.mode); err != nil {
+			return err
+		}
+	}
+	for _, l := range links {
+		if err := os.Symlink(l.to, l.at); err != nil && !errors.Is(err, os.ErrExist) {
+			return err
+		}
+	}
+	// Mounts spread into the containers that ask for it, as on a host run by systemd.
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SHARED, ""); err != nil {
+		return fmt.Errorf("share mounts: %w", err)
+	}
+	return nil
+}
+
+// BindData makes the data disk's directories appear where programs look for them.
+func BindData() error {
+	for _, b := range binds {
+		if err := os.MkdirAll(b.from, 0o700); err != nil {
+			return err
+		}
+		if err := unix.Mount(b.from, b.to, "", unix.MS_BIND, ""); err != nil {
+			return fmt.Errorf("bind %s: %w", b.to, err)
+		}
+	}
+	return nil
+}
+
+func mountAll(mounts []mount) error {
+	for _, m := range mounts {
+		err := os.MkdirAll(m.target, 0o755)
+		if err == nil {
+			err = unix.Mount(m.source, m.target, m.fstype, m.flags, m.data)
+		}
+		if err != nil && !errors.Is(err, unix.EBUSY) && !m.optional {
+			return fmt.Errorf("mount %s: %w", m.target, err)
+		}
+	}
+	return nil
+}
+
+// newRoot is where the initramfs mounts the root before that takes its place.
+const newRoot = "/sysroot"
+
+// SwitchRoot makes the EROFS image on device the root of this process and all that follow, and frees what the initramfs
+// held. The old root stays below, empty: it cannot be unmounted, and runc's pivot_root needs a root that is a mount.
+func SwitchRoot(device string) error {
+	if err := os.MkdirAll(newRoot, 0o755); err != nil {
+		return err
+	}
+	if err := unix.Mount(device, newRoot, "erofs", unix.MS_RDONLY, ""); err != nil {
+		return fmt.Errorf("mount root from %s: %w", device, err)
+	}
+	old, err := os.OpenRoot("/")
+	if err != nil {
+		return err
+	}
+	defer old.Close()
+	for _, m := range early {
+		if err := unix.Mount(m.target, filepath.Join(newRoot, m.target), "", unix.MS_MOVE, ""); err != nil {
+			return fmt.Errorf("move %s: %w", m.target, err)
+		}
+	}
+	if err := os.Chdir(newRoot); err != nil {
+		return err
+	}
+	if err := unix.Mount(".", "/", "", unix.MS_MOVE, ""); err != nil {
+		return fmt.Errorf("move root: %w", err)
+	}
+	if err := unix.Chroot("."); err != nil {
+		return fmt.Errorf("change root: %w", err)
+	}
+	if err := os.Chdir("/"); err != nil {
+		return err
+	}
+	for _, name := range []string{"lib", "init", "coracle"} {
+		_ = old.RemoveAll(name) // it only costs memory
+	}
+	return nil
+}

@@ -1,0 +1,195 @@
+//go:build linux
+
+package service
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Process is a Service that is a program.
+type Process struct {
+	Label    string
+	Path     string
+	Args     []string // without the program's name
+	Env      []string
+	OOMScore int
+	Grace    time.Duration // between SIGTERM and SIGKILL
+	Output   io.Writer     // gets standard output and error; must not block
+	Reaper   *Reaper
+	// Notify is where the socket is made on which the program says that it is ready (sd_notify(3), "READY=1"). Its
+	// directory is made as well. Empty: the program is ready when it runs.
+	Notify string
+	// Before runs before each start; an error counts as the service's own. May be nil.
+	Before func(ctx context.Context) error
+	// Check runs after the program said that it is ready, and has the last word. May be nil.
+	Check func(ctx context.Context) error
+}
+
+// Name implements Service.
+func (p *Process) Name() string { return p.Label }
+
+// Run implements Service. When ctx ends the program gets SIGTERM and, after Grace, SIGKILL.
+func (p *Process) Run(ctx context.Context, ready func()) error {
+	if p.Before != nil {
+		if err := p.Before(ctx); err != nil {
+			return err
+		}
+	}
+	notify, env, err := p.listen()
+	if err != nil {
+		return err
+	}
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	if notify != nil {
+		defer notify.Close()
+	}
+	child, out, err := start(p.Reaper, p.Path, p.Args, env, p.Output)
+	if err != nil {
+		return err
+	}
+	defer out()
+	setOOMScore(child.PID, p.OOMScore)
+
+	checks, cancel := context.WithCancel(ctx)
+	defer cancel()
+	wg.Go(func() {
+		err := p.awaitReady(checks, notify)
+		switch {
+		case err == nil:
+			ready()
+		case checks.Err() == nil:
+			fmt.Fprintf(p.Output, "%s is not usable: %v\n", p.Label, err)
+			child.Signal(unix.SIGTERM, false)
+		}
+	})
+	select {
+	case <-child.Done():
+	case <-ctx.Done():
+		p.stop(child)
+	}
+	return Outcome(p.Label, child.Wait())
+}
+
+func (p *Process) stop(child *Child) {
+	child.Signal(unix.SIGTERM, false)
+	timer := time.NewTimer(p.Grace)
+	defer timer.Stop()
+	select {
+	case <-child.Done():
+	case <-timer.C:
+		fmt.Fprintf(p.Output, "%s did not end within %v: killing it\n", p.Label, p.Grace)
+		child.Signal(unix.SIGKILL, false)
+		<-child.Done()
+	}
+}
+
+func (p *Process) listen() (*net.UnixConn, []string, error) {
+	if p.Notify == "" {
+		return nil, p.Env, nil
+	}
+	if err := os.MkdirAll(filepath.Dir(p.Notify), 0o700); err != nil {
+		return nil, nil, fmt.Errorf("make notify socket of %s: %w", p.Label, err)
+	}
+	if err := os.Remove(p.Notify); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, nil, fmt.Errorf("make notify socket of %s: %w", p.Label, err)
+	}
+	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: p.Notify, Net: "unixgram"})
+	if err != nil {
+		return nil, nil, fmt.Errorf("make notify socket of %s: %w", p.Label, err)
+	}
+	return conn, append([]string{"NOTIFY_SOCKET=" + p.Notify}, p.Env...), nil
+}
+
+// awaitReady returns nil when the program is ready. It returns when ctx or the socket ends.
+func (p *Process) awaitReady(ctx context.Context, notify *net.UnixConn) error {
+	if notify != nil {
+		stop := context.AfterFunc(ctx, func() { notify.Close() })
+		defer stop()
+		for buf := make([]byte, 4096); ; {
+			n, err := notify.Read(buf)
+			if err != nil {
+				return err
+			}
+			if saysReady(buf[:n]) {
+				break
+			}
+		}
+	}
+	if p.Check != nil {
+		return p.Check(ctx)
+	}
+	return nil
+}
+
+func saysReady(msg []byte) bool {
+	for line := range bytes.SplitSeq(msg, []byte("\n")) {
+		if string(line) == "READY=1" {
+			return true
+		}
+	}
+	return false
+}
+
+// Command runs a program to its end, its output to out. It is killed when ctx ends.
+func (r *Reaper) Command(ctx context.Context, out io.Writer, path string, args ...string) (syscall.WaitStatus, error) {
+	child, drained, err := start(r, path, args, os.Environ(), out)
+	if err != nil {
+		return 0, err
+	}
+	defer drained()
+	stop := context.AfterFunc(ctx, func() { child.Signal(unix.SIGKILL, false) })
+	defer stop()
+	return child.Wait(), nil
+}
+
+// start runs a program in a process group of its own with its output to w. The returned function waits until what the
+// program wrote before its end has arrived; children of its that still hold its output are left behind.
+func start(r *Reaper, path string, args, env []string, w io.Writer) (*Child, func(), error) {
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer null.Close()
+	rd, wr, err := os.Pipe()
+	if err != nil {
+		return nil, nil, err
+	}
+	child, err := r.Start(path, append([]string{path}, args...), &syscall.ProcAttr{
+		Dir: "/", Env: env, Files: []uintptr{null.Fd(), wr.Fd(), wr.Fd()},
+		Sys: &syscall.SysProcAttr{Setpgid: true},
+	})
+	wr.Close()
+	if err != nil {
+		rd.Close()
+		return nil, nil, err
+	}
+	copied := make(chan struct{})
+	go func() {
+		defer close(copied)
+		_, _ = io.Copy(w, rd)
+	}()
+	return child, func() {
+		_ = rd.SetReadDeadline(time.Now().Add(200 * time.Millisecond))
+		<-copied
+		rd.Close()
+	}, nil
+}
+
+// setOOMScore is best effort: without it the kernel only chooses less well whom to kill.
+func setOOMScore(pid, score int) {
+	_ = os.WriteFile("/proc/"+strconv.Itoa(pid)+"/oom_score_adj", []byte(strconv.Itoa(score)), 0)
+}
