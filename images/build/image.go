@@ -64,11 +64,11 @@ func build(ctx context.Context, o options, log io.Writer) error {
 	} else {
 		tell("nothing has changed")
 	}
-	if err := report(o.out, tell); err != nil {
+	if err := report(o.out, o.arch, tell); err != nil {
 		return err
 	}
 	if o.pack != "" {
-		size, err := pack(o.out, o.pack)
+		size, err := pack(ctx, o.out, o.arch, o.pack)
 		if err != nil {
 			return err
 		}
@@ -197,7 +197,11 @@ func (img *image) layout(packages []*debian.Package, guest *program.Program) err
 			img.built = p.Newest
 		}
 	}
-	sum := sha256.Sum256(fmt.Append(nil, img.arch, img.kernel.Image.ID, img.initrd.Digest(), img.root.Digest()))
+	all := fmt.Append(nil, img.arch, img.kernel.Image.ID, img.initrd.Digest(), img.root.Digest())
+	if img.kernel.ELF != nil {
+		all = append(all, img.kernel.ELF.ID...)
+	}
+	sum := sha256.Sum256(all)
 	img.version = release + "+" + hex.EncodeToString(sum[:6])
 	return img.root.Release(img.version)
 }

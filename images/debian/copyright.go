@@ -98,4 +98,6 @@ func join(parts []string) string {
 var notRef = regexp.MustCompile(`[^A-Za-z0-9.-]+`)
 
 // Ref makes of s what SPDX allows in an identifier: letters, digits, dots and hyphens.
-func Ref(s string) string { return strings.Trim(notRef.ReplaceAllString(s, "-"), "-") }
+func Ref(s string) string {
+	return strings.Trim(notRef.ReplaceAllString(strings.ReplaceAll(s, "+", "-or-later"), "-"), "-")
+}

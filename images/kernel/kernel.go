@@ -12,10 +12,8 @@ package kernel
 
 import (
 	"bytes"
-	"compress/gzip"
 	"context"
 	"fmt"
-	"io"
 	"path"
 	"slices"
 	"strings"
@@ -37,7 +35,8 @@ func IsImage(name string) bool {
 type Kernel struct {
 	Release string // uname -r
 	Image   tree.Content
-	Modules []Module // in loading order
+	ELF     *tree.Content // the same, unpacked, for hypervisors that start it by its PVH entry; amd64 only
+	Modules []Module      // in loading order
 	builtin tree.Content
 }
 
@@ -56,7 +55,7 @@ func Load(ctx context.Context, p *debian.Package, arch, cache string) (*Kernel, 
 	}
 	k.builtin = builtin.Content
 	var err error
-	if k.Image, err = bootable(image.Content, arch); err != nil {
+	if k.Image, k.ELF, err = bootable(image.Content, arch); err != nil {
 		return nil, fmt.Errorf("unpack %s's kernel: %w", p.Name, err)
 	}
 	names, err := k.builtin.ReadAll()
@@ -102,41 +101,6 @@ func (k *Kernel) Install(t *tree.Tree, last Class) error {
 		return err
 	}
 	return t.File(dir(k.Release)+"/modules.builtin", 0o644, k.builtin)
-}
-
-// maxImage bounds an unpacked kernel, in bytes.
-const maxImage = 256 << 20
-
-// bootable checks that c is what each hypervisor can start: a bzImage on amd64 (Linux, Documentation/arch/x86/boot.rst), an
-// uncompressed Image on arm64 (Documentation/arch/arm64/booting.rst), unpacked where Debian has it compressed by gzip.
-func bootable(c tree.Content, arch string) (tree.Content, error) {
-	data, err := c.ReadAll()
-	if err != nil {
-		return c, err
-	}
-	switch arch {
-	case "amd64":
-		if len(data) < 0x206 || string(data[0x202:0x206]) != "HdrS" {
-			return c, fmt.Errorf("it is no bzImage")
-		}
-		return c, nil
-	case "arm64":
-		if bytes.HasPrefix(data, []byte{0x1f, 0x8b}) {
-			r, err := gzip.NewReader(bytes.NewReader(data))
-			if err != nil {
-				return c, err
-			}
-			if data, err = io.ReadAll(io.LimitReader(r, maxImage)); err != nil {
-				return c, err
-			}
-			c = tree.Bytes(data)
-		}
-		if len(data) < 64 || string(data[56:60]) != "ARM\x64" {
-			return c, fmt.Errorf("it is no uncompressed arm64 Image")
-		}
-		return c, nil
-	}
-	return c, fmt.Errorf("no kernel format is known for %s", arch)
 }
 
 // builtins reads modules.builtin: a path per line.

@@ -23,7 +23,7 @@ var takes = []take{
 	{"openssh-client", "usr/bin/ssh", "BuildKit's git source over ssh"},
 	{"iptables", "usr/sbin/xtables-nft-multi usr/lib/*/xtables/*.so", "dockerd's iptables backend, for who sets it"},
 	{"nftables", "usr/sbin/nft", "dockerd's nftables backend, the one that we use: it is ten times quicker at the start"},
-	{"procps", "usr/bin/ps", "docker top runs ps with options that busybox has not"},
+	{"procps", "usr/bin/ps usr/bin/pgrep usr/bin/pkill", "docker top runs ps with options that busybox has not"},
 	{"tini", "usr/bin/tini-static", "docker run --init"},
 	{"xz-utils", "usr/bin/xz", "dockerd runs xz to unpack images' layers"},
 	{"libc6", "usr/lib/*/libnss_dns.so.2 usr/lib/*/libnss_files.so.2", "names that old static programs resolve by glibc's plugins"},
@@ -81,11 +81,12 @@ var applets = map[string]string{
 	"usr/bin": "[ ar awk base64 basename bunzip2 bzip2 bzcat cat chgrp chmod chown clear cmp cp cpio cut date dd df diff dirname " +
 		"dmesg dos2unix du echo ed egrep env expand expr factor fallocate false fgrep find fold free getopt grep groups gunzip gzip " +
 		"head hexdump hostid hostname id ionice ipcalc kill killall last less link ln logger logname ls lzcat lzma md5sum mkdir " +
-		"mkfifo mknod mktemp more mount mv nc netstat nice nl nohup nproc nslookup nsenter od paste patch pgrep pidof ping ping6 " +
-		"printf pwd readlink realpath renice reset resize rev rm rmdir sed seq setsid sh sha1sum sha256sum sha512sum shred " +
-		"sleep sort split stat strings stty sync tac tail tar taskset tee telnet test time timeout top touch tr traceroute " +
+		"mkfifo mknod mktemp more mount mv nc netstat nl nproc nslookup nsenter od paste patch pidof ping ping6 " +
+		"printf pwd readlink realpath renice reset rev rm rmdir sed seq setsid sh sha1sum sha256sum sha512sum shred " +
+		"sleep sort stat strings stty sync tac tail tar taskset tee telnet test time timeout top touch tr traceroute " +
 		"true truncate tty uname uncompress uniq unix2dos unlink unshare unzip uptime usleep vi watch wc wget " +
-		"which who whoami xargs xxd yes zcat",
-	"usr/sbin": "arp arping blkid blockdev brctl chroot fdisk freeramdisk fstrim ifconfig insmod ip losetup lsmod " +
+		"which who whoami xargs xxd yes zcat [[ arch bc cal dc dnsdomainname install linux32 setpriv sha3sum " +
+		"shuf start-stop-daemon su traceroute6 ts uudecode uuencode w",
+	"usr/sbin": "arp arping blkdiscard findfs fsfreeze hwclock mkswap modinfo partprobe tc blockdev brctl chroot fdisk freeramdisk fstrim ifconfig insmod ip losetup lsmod " +
 		"pivot_root rmmod route swapoff swapon switch_root sysctl umount",
 }
