@@ -29,8 +29,9 @@ and its exit status.`,
   coracle docker run --rm -it alpine
   coracle docker compose up -d
   coracle docker --machine work build -t app .`,
-		DisableFlagParsing: true,
-		RunE:               run(a.docker),
+		DisableFlagParsing:    true,
+		DisableFlagsInUseLine: true,
+		RunE:                  run(a.docker),
 	}
 }
 

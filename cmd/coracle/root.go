@@ -36,6 +36,9 @@ Machines live in $CORACLE_HOME, else in ~/.coracle (on Windows %LOCALAPPDATA%\Co
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
 	root.CompletionOptions.DisableDefaultCmd = true
+	root.Version = ourVersion()
+	root.SetVersionTemplate("coracle {{.Version}}\n")
+	root.AddGroup(&cobra.Group{ID: "machines", Title: "Machines:"}, &cobra.Group{ID: "use", Title: "Using one:"}, &cobra.Group{ID: "about", Title: "About:"})
 	root.SuggestionsMinimumDistance = 2
 	root.SetOut(a.stdout)
 	root.SetErr(a.stderr)
@@ -43,11 +46,18 @@ Machines live in $CORACLE_HOME, else in ~/.coracle (on Windows %LOCALAPPDATA%\Co
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usageError{err: err, hint: "see `" + cmd.CommandPath() + " --help`"}
 	})
-	root.AddCommand(
-		newStart(a), newStop(a), newStatus(a), newList(a), newDelete(a), newLogs(a), newShell(a),
-		newDocker(a), newEnv(a), newDoctor(a), newVersion(a), newCompletion(a),
-	)
+	addGroup(root, "machines", newStart(a), newStop(a), newStatus(a), newList(a), newDelete(a))
+	addGroup(root, "use", newDocker(a), newEnv(a), newShell(a), newLogs(a))
+	addGroup(root, "about", newDoctor(a), newVersion(a), newCompletion(a))
+	root.SetHelpCommandGroupID("about")
 	return root
+}
+
+func addGroup(root *cobra.Command, id string, verbs ...*cobra.Command) {
+	for _, verb := range verbs {
+		verb.GroupID = id
+		root.AddCommand(verb)
+	}
 }
 
 func unknownCommand(cmd *cobra.Command, arg string) error {

@@ -15,8 +15,9 @@ import (
 
 func newShell(a *app) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "shell [NAME] [-- COMMAND [ARG...]]",
-		Short: "Open a root shell in a machine",
+		Use:                   "shell [NAME] [-- COMMAND [ARG...]]",
+		Short:                 "Open a root shell in a machine",
+		DisableFlagsInUseLine: true,
 		Long: `Shell opens a root shell in the virtual machine itself, beside its containers, or runs a command there. It is meant for
 looking around: the root file system is read-only, and containers are reached by docker exec.
 
