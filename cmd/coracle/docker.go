@@ -77,7 +77,10 @@ func leadingMachine(args []string) (name, rest []string, err error) {
 
 // needsEngine is false where the docker CLI surely asks no engine anything.
 func needsEngine(args []string) bool {
-	return len(args) > 0 && !slices.ContainsFunc(args, func(arg string) bool { return arg == "--help" || arg == "-h" }) &&
+	if len(args) == 0 || len(args) == 2 && args[1] == "version" { // a plugin's own
+		return false
+	}
+	return !slices.ContainsFunc(args, func(arg string) bool { return arg == "--help" || arg == "-h" }) &&
 		!slices.Contains([]string{"help", "--version", "-v", "completion", "context"}, args[0])
 }
 
