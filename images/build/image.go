@@ -152,12 +152,8 @@ func (img *image) build(ctx context.Context, o options, machine string, tell fun
 		return nil, err
 	}
 	// libseccomp is linked by the machine's own compiler with the machine's own libc, so it is of the machine's suite.
-	b := program.Builder{Root: root, Cache: cache, Arch: o.arch, Seccomp: func(ctx context.Context) (string, error) {
-		a, err := debian.Open(o.cache, "/etc/apt", machine, machine, o.arch)
-		if err != nil {
-			return "", err
-		}
-		return a.Extract(ctx, "libseccomp-dev", o.refresh)
+	b := program.Builder{Root: root, Cache: cache, Arch: o.arch, Seccomp: func(ctx context.Context) (program.Library, string, error) {
+		return seccomp(ctx, o, machine)
 	}}
 	if img.programs, err = b.Engine(ctx); err != nil {
 		return nil, err
@@ -176,6 +172,19 @@ func (img *image) build(ctx context.Context, o options, machine string, tell fun
 	img.programs = append(img.programs, guest)
 	img.modcache, err = b.ModuleCache(ctx)
 	return guest, err
+}
+
+func seccomp(ctx context.Context, o options, machine string) (program.Library, string, error) {
+	a, err := debian.Open(o.cache, "/etc/apt", machine, machine, o.arch)
+	if err != nil {
+		return program.Library{}, "", err
+	}
+	p, dir, err := a.Extract(ctx, "libseccomp-dev", o.refresh)
+	if err != nil {
+		return program.Library{}, "", err
+	}
+	text, err := p.Nodes["usr/share/doc/libseccomp-dev/copyright"].Content.ReadAll()
+	return program.Library{Name: "libseccomp", Version: p.Version, Copyright: text, License: debian.License(text), SHA256: p.SHA256}, dir, err
 }
 
 // layout makes the trees, and the version of what is in them.

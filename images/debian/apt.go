@@ -166,32 +166,33 @@ func (a *Archive) Fetch(ctx context.Context, locked []Locked) ([]*Package, error
 	return out, nil
 }
 
-// Extract resolves one package, without what it depends on, writes its files below a directory of its own and returns that.
-func (a *Archive) Extract(ctx context.Context, name string, refresh bool) (string, error) {
+// Extract resolves one package, without what it depends on, writes its files below a directory of its own and returns both.
+func (a *Archive) Extract(ctx context.Context, name string, refresh bool) (*Package, string, error) {
 	locked, err := a.Resolve(ctx, []string{name}, refresh)
 	if err != nil {
-		return "", err
+		return nil, "", err
 	}
 	at := slices.IndexFunc(locked, func(l Locked) bool { return l.Name == name })
 	if at < 0 {
-		return "", fmt.Errorf("find %s in what apt resolved", name)
+		return nil, "", fmt.Errorf("find %s in what apt resolved", name)
+	}
+	all, err := a.Fetch(ctx, locked[at:at+1])
+	if err != nil {
+		return nil, "", err
 	}
 	dir := filepath.Join(a.dir, "extracted", locked[at].SHA256)
 	if _, err := os.Stat(dir); err == nil {
-		return dir, nil
-	}
-	if _, err := a.Fetch(ctx, locked[at:at+1]); err != nil {
-		return "", err
+		return all[0], dir, nil
 	}
 	temp := dir + ".part"
 	if err := errors.Join(os.RemoveAll(temp), os.MkdirAll(temp, 0o755)); err != nil {
-		return "", err
+		return nil, "", err
 	}
 	cmd := exec.CommandContext(ctx, "tar", "-xf", a.tar(locked[at]), "-C", temp, "--no-same-owner")
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("extract %s: %w\n%s", name, err, out)
+		return nil, "", fmt.Errorf("extract %s: %w\n%s", name, err, out)
 	}
-	return dir, os.Rename(temp, dir)
+	return all[0], dir, os.Rename(temp, dir)
 }
 
 // tar names the unpacked form of l by the digest of the package that was verified before it was unpacked.

@@ -5,27 +5,25 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/coracle-engine/coracle/images/tree"
 )
 
-// Package is an unpacked package's list of files.
+// Package is an unpacked package. Its paths are those of a merged /usr; directories are not listed.
 type Package struct {
 	Locked
-	Files  []string // all paths, in the package's order
-	Newest time.Time
-	nodes  map[string]tree.Node
+	Newest time.Time // of the times of its files
+	Nodes  map[string]tree.Node
 }
 
-// Get returns the package's file at name.
-func (p *Package) Get(name string) (tree.Node, bool) {
-	n, ok := p.nodes[name]
-	return n, ok
-}
+// Files returns all paths, sorted.
+func (p *Package) Files() []string { return slices.Sorted(maps.Keys(p.Nodes)) }
 
 // index reads the tar archive that unpack wrote. Contents stay there.
 func index(l Locked, name string) (*Package, error) {
@@ -34,7 +32,7 @@ func index(l Locked, name string) (*Package, error) {
 		return nil, err
 	}
 	defer f.Close()
-	p := &Package{Locked: l, nodes: map[string]tree.Node{}}
+	p := &Package{Locked: l, Nodes: map[string]tree.Node{}}
 	hard := map[string]string{}
 	for r := tar.NewReader(f); ; {
 		h, err := r.Next()
@@ -58,22 +56,21 @@ func index(l Locked, name string) (*Package, error) {
 			if err != nil {
 				return nil, err
 			}
-			p.nodes[file] = tree.Node{Mode: mode.Perm() | mode&fs.ModeSetuid, Content: tree.Section(name, at, h.Size, l.SHA256+":"+file)}
+			p.Nodes[file] = tree.Node{Mode: mode.Perm() | mode&fs.ModeSetuid, Content: tree.Section(name, at, h.Size, l.SHA256+":"+file)}
 		case tar.TypeSymlink:
-			p.nodes[file] = tree.Node{Mode: fs.ModeSymlink | 0o777, Target: h.Linkname}
+			p.Nodes[file] = tree.Node{Mode: fs.ModeSymlink | 0o777, Target: h.Linkname}
 		case tar.TypeLink:
 			hard[file] = Merged(path.Clean(strings.TrimPrefix(h.Linkname, "./")))
 		default:
 			return nil, fmt.Errorf("%s is of type %q, which no image needs", file, h.Typeflag)
 		}
-		p.Files = append(p.Files, file)
 	}
 	for file, target := range hard {
-		n, ok := p.nodes[target]
+		n, ok := p.Nodes[target]
 		if !ok {
 			return nil, fmt.Errorf("%s is a hard link to %s, which is not there", file, target)
 		}
-		p.nodes[file] = n
+		p.Nodes[file] = n
 	}
 	return p, nil
 }

@@ -43,13 +43,13 @@ type Kernel struct {
 // Load reads the kernel package p for arch. cache keeps decompressed modules.
 func Load(ctx context.Context, p *debian.Package, arch, cache string) (*Kernel, error) {
 	k := &Kernel{}
-	for _, file := range p.Files {
+	for _, file := range p.Files() {
 		if release, ok := strings.CutPrefix(file, "boot/vmlinuz-"); ok {
 			k.Release = release
 		}
 	}
-	image, ok := p.Get("boot/vmlinuz-" + k.Release)
-	builtin, ok2 := p.Get(dir(k.Release) + "/modules.builtin")
+	image, ok := p.Nodes["boot/vmlinuz-"+k.Release]
+	builtin, ok2 := p.Nodes[dir(k.Release)+"/modules.builtin"]
 	if !ok || !ok2 {
 		return nil, fmt.Errorf("read kernel package %s: it has no boot/vmlinuz or no modules.builtin", p.Name)
 	}

@@ -122,7 +122,7 @@ type store struct {
 
 func newStore(p *debian.Package, release, cache string) *store {
 	s := &store{pkg: p, prefix: dir(release) + "/", files: map[string]string{}, cache: filepath.Join(cache, "modules", p.SHA256)}
-	for _, file := range p.Files {
+	for _, file := range p.Files() {
 		if name := moduleName(file); name != "" && strings.HasPrefix(file, s.prefix) {
 			s.files[name] = file
 		}
@@ -148,7 +148,7 @@ func (s *store) load(ctx context.Context, name string) (Module, error) {
 }
 
 func (s *store) read(ctx context.Context, file string, compressed bool) ([]byte, error) {
-	n, _ := s.pkg.Get(file)
+	n := s.pkg.Nodes[file]
 	if !compressed {
 		return n.Content.ReadAll()
 	}

@@ -20,6 +20,28 @@ type Module struct {
 	Sum           string // go.sum's h1: digest
 }
 
+// Modules returns every module that a set of programs was linked from, each path and version once, sorted. Modules
+// without a version (our own) are left out.
+func Modules(programs []*Program) []Module {
+	seen := map[string]bool{}
+	var out []Module
+	for _, p := range programs {
+		deps := append([]*buildinfoModule{&p.Info.Main}, p.Info.Deps...)
+		for _, d := range deps {
+			m := Module{Path: d.Path, Version: d.Version, Sum: d.Sum}
+			if d.Replace != nil {
+				m = Module{Path: d.Replace.Path, Version: d.Replace.Version, Sum: d.Replace.Sum}
+			}
+			if key := m.Path + "@" + m.Version; strings.HasPrefix(m.Version, "v") && !seen[key] {
+				seen[key] = true
+				out = append(out, m)
+			}
+		}
+	}
+	slices.SortFunc(out, func(a, b Module) int { return strings.Compare(a.Path+"@"+a.Version, b.Path+"@"+b.Version) })
+	return out
+}
+
 // legal matches the files that a module's licence may ask to be handed on.
 var legal = regexp.MustCompile(`(?i)^(licen[cs]e|copying|notice|unlicense|patents)([.-].*)?$`)
 

@@ -14,8 +14,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
-	"slices"
 	"strings"
 	"time"
 
@@ -29,6 +27,15 @@ type Program struct {
 	Path    string // on this machine
 	Content tree.Content
 	Info    *buildinfo.BuildInfo
+	Static  []Library // C libraries that are linked into it
+}
+
+// Library is a C library of the machine's own Debian that is linked into a program.
+type Library struct {
+	Name, Version string
+	Copyright     []byte // its package's copyright file, where it is at hand
+	License       string
+	SHA256        string // of its package, where that is known
 }
 
 // module is what `go list -m -json` tells.
@@ -80,7 +87,7 @@ type Builder struct {
 	Cache string
 	Arch  string
 	// Seccomp unpacks libseccomp's development files for Arch and returns the directory that is their root.
-	Seccomp func(ctx context.Context) (string, error)
+	Seccomp func(ctx context.Context) (Library, string, error)
 }
 
 // Engine builds the engine's programs, or takes them from the cache where nothing that goes into them has changed.
@@ -111,9 +118,10 @@ func (b Builder) engine(ctx context.Context, r recipe) (*Program, error) {
 		ldflags += " -X " + set
 	}
 	var env []string
+	var static []Library
 	if r.seccomp {
 		ldflags += " -linkmode external -extldflags '-static -Wl,--build-id=none'"
-		if env, err = b.cgo(ctx); err != nil {
+		if env, static, err = b.cgo(ctx); err != nil {
 			return nil, err
 		}
 	}
@@ -127,7 +135,12 @@ func (b Builder) engine(ctx context.Context, r recipe) (*Program, error) {
 			return nil, err
 		}
 	}
-	return read(r.name, m.Version, out)
+	p, err := read(r.name, m.Version, out)
+	if err != nil {
+		return nil, err
+	}
+	p.Static = static
+	return p, nil
 }
 
 // Guest builds our PID 1 from the checkout.
@@ -189,42 +202,6 @@ func (b Builder) key(ctx context.Context, dir string, settings []string) (string
 	return hex.EncodeToString(h.Sum(nil)[:12]), nil
 }
 
-// compilers are the C compilers, and the Debian packages that have them. A machine's own needs no prefix.
-var compilers = map[string]struct{ prefix, packages string }{
-	"amd64": {"x86_64-linux-gnu-", "gcc-x86-64-linux-gnu libc6-dev-amd64-cross"},
-	"arm64": {"aarch64-linux-gnu-", "gcc-aarch64-linux-gnu libc6-dev-arm64-cross"},
-}
-
-// cgo returns the environment for linking with libseccomp for b.Arch.
-func (b Builder) cgo(ctx context.Context) ([]string, error) {
-	c, ok := compilers[b.Arch]
-	if !ok {
-		return nil, fmt.Errorf("no C compiler is known for %s", b.Arch)
-	}
-	cc, packages := c.prefix+"gcc", c.packages
-	if b.Arch == runtime.GOARCH {
-		cc, packages = "gcc", "gcc libc6-dev"
-	}
-	version, err := exec.CommandContext(ctx, cc, "-v").CombinedOutput()
-	if err != nil {
-		return nil, fmt.Errorf("find the C compiler %s: install the packages %s: %w", cc, packages, err)
-	}
-	if _, err := exec.LookPath("pkg-config"); err != nil {
-		return nil, fmt.Errorf("find pkg-config: install the package pkg-config: %w", err)
-	}
-	root, err := b.Seccomp(ctx)
-	if err != nil {
-		return nil, err
-	}
-	found, err := filepath.Glob(filepath.Join(root, "usr/lib/*/pkgconfig"))
-	if err != nil || len(found) != 1 {
-		return nil, fmt.Errorf("find pkgconfig in %s: %d directories match", root, len(found))
-	}
-	lines := strings.Split(strings.TrimSpace(string(version)), "\n")
-	return []string{"CGO_ENABLED=1", "CC=" + cc, "PKG_CONFIG_SYSROOT_DIR=" + root, "PKG_CONFIG_LIBDIR=" + found[0],
-		"CGO_CFLAGS=-O2 -g0", "CORACLE_CC=" + lines[len(lines)-1]}, nil
-}
-
 // ModuleCache returns where Go keeps the sources of modules.
 func (b Builder) ModuleCache(ctx context.Context) (string, error) {
 	out, err := b.run(ctx, b.Root, nil, "go", "env", "GOMODCACHE")
@@ -241,26 +218,4 @@ func read(name, version, path string) (*Program, error) {
 		return nil, fmt.Errorf("read what %s was built from: %w", path, err)
 	}
 	return &Program{Name: name, Version: version, Path: path, Content: c, Info: info}, nil
-}
-
-// Modules returns every module that a set of programs was linked from, each path and version once, sorted. Modules
-// without a version (our own) are left out.
-func Modules(programs []*Program) []Module {
-	seen := map[string]bool{}
-	var out []Module
-	for _, p := range programs {
-		deps := append([]*buildinfoModule{&p.Info.Main}, p.Info.Deps...)
-		for _, d := range deps {
-			m := Module{Path: d.Path, Version: d.Version, Sum: d.Sum}
-			if d.Replace != nil {
-				m = Module{Path: d.Replace.Path, Version: d.Replace.Version, Sum: d.Replace.Sum}
-			}
-			if key := m.Path + "@" + m.Version; strings.HasPrefix(m.Version, "v") && !seen[key] {
-				seen[key] = true
-				out = append(out, m)
-			}
-		}
-	}
-	slices.SortFunc(out, func(a, b Module) int { return strings.Compare(a.Path+"@"+a.Version, b.Path+"@"+b.Version) })
-	return out
 }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"path"
-	"slices"
 	"strings"
 
 	"github.com/coracle-engine/coracle/images/debian"
@@ -31,7 +30,7 @@ type library struct {
 func (c *chooser) choose(packages []*debian.Package) error {
 	for _, p := range packages {
 		c.byName[p.Name] = p
-		for _, file := range p.Files {
+		for _, file := range p.Files() {
 			if dir := path.Dir(file); strings.Contains(path.Base(file), ".so") && (path.Dir(dir) == "usr/lib" || dir == "usr/lib64") {
 				c.soname[path.Base(file)] = library{p, file}
 			}
@@ -63,7 +62,7 @@ func (c *chooser) take(t take) error {
 	}
 	for glob := range strings.FieldsSeq(t.files) {
 		found := false
-		for _, file := range p.Files {
+		for _, file := range p.Files() {
 			if match(glob, file) {
 				found = true
 				if err := c.add(p, file); err != nil {
@@ -83,7 +82,7 @@ func (c *chooser) add(p *debian.Package, file string) error {
 	if _, ok := c.root.Get(file); ok {
 		return nil
 	}
-	n, ok := p.Get(file)
+	n, ok := p.Nodes[file]
 	if !ok {
 		return fmt.Errorf("%s has no %s", p.Name, file)
 	}
@@ -93,7 +92,7 @@ func (c *chooser) add(p *debian.Package, file string) error {
 			return err
 		}
 		if target := debian.Merged(path.Join(path.Dir(file), n.Target)); !path.IsAbs(n.Target) {
-			if _, ok := p.Get(target); ok {
+			if _, ok := p.Nodes[target]; ok {
 				return c.add(p, target)
 			}
 		}
@@ -161,11 +160,11 @@ func (c *chooser) certificates() error {
 		return fmt.Errorf("package ca-certificates was not resolved")
 	}
 	var bundle bytes.Buffer
-	for _, file := range slices.Sorted(slices.Values(p.Files)) {
+	for _, file := range p.Files() {
 		if !match("usr/share/ca-certificates/mozilla/*.crt", file) {
 			continue
 		}
-		n, _ := p.Get(file)
+		n := p.Nodes[file]
 		data, err := n.Content.ReadAll()
 		if err != nil {
 			return err
@@ -187,7 +186,7 @@ func (c *chooser) copyright(name string, depth int) error {
 		return fmt.Errorf("find the copyright of %s: the package is not there", name)
 	}
 	doc := "usr/share/doc/" + name
-	if n, ok := p.Get(doc + "/copyright"); ok {
+	if n, ok := p.Nodes[doc+"/copyright"]; ok {
 		if n.Mode&fs.ModeSymlink != 0 {
 			if err := c.copyright(path.Base(path.Dir(path.Join(doc, n.Target))), depth+1); err != nil {
 				return err
@@ -196,7 +195,7 @@ func (c *chooser) copyright(name string, depth int) error {
 		}
 		return c.root.File(doc+"/copyright", 0o644, n.Content)
 	}
-	if n, ok := p.Get(doc); ok && n.Mode&fs.ModeSymlink != 0 {
+	if n, ok := p.Nodes[doc]; ok && n.Mode&fs.ModeSymlink != 0 {
 		if err := c.root.Link(doc, n.Target); err != nil {
 			return err
 		}

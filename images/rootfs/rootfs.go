@@ -58,6 +58,14 @@ func (r *Root) programs(engine []*program.Program, guest *program.Program, licen
 		if err := r.File("usr/bin/"+p.Name, 0o755, p.Content); err != nil {
 			return err
 		}
+		for _, l := range p.Static {
+			if len(l.Copyright) == 0 {
+				continue
+			}
+			if err := r.File("usr/share/doc/coracle/"+l.Name+".copyright", 0o644, tree.Bytes(l.Copyright)); err != nil {
+				return err
+			}
+		}
 	}
 	if err := r.File("usr/share/doc/coracle/go-licences.txt", 0o644, tree.Bytes(licences)); err != nil {
 		return err
