@@ -156,7 +156,7 @@ func (a *agent) engineReady(ctx context.Context) error {
 // newAgent makes the agent of a real guest.
 func newAgent(log *slog.Logger) *agent {
 	return &agent{
-		log: log, events: newEvents(clock.Up), off: make(chan struct{}),
+		log: log, events: newEvents(clock.Up, log), off: make(chan struct{}),
 		engine: make(chan struct{}), failed: make(chan struct{}),
 		setHostname: net.SetHostname, setNetwork: net.Apply,
 		setDaemon: func(extra []byte) (bool, error) { return engine.SetDaemon(bytes.TrimSpace(extra)) },

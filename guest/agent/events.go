@@ -4,6 +4,7 @@ package agent
 
 import (
 	"context"
+	"log/slog"
 	"sync"
 	"time"
 
@@ -16,6 +17,7 @@ const maxEvents = 512
 // events keeps what happened since boot for those who watch.
 type events struct {
 	clock func() time.Duration
+	log   *slog.Logger
 
 	mu    sync.Mutex
 	past  []api.Event
@@ -23,14 +25,17 @@ type events struct {
 	more  chan struct{} // closed and replaced with each event
 }
 
-func newEvents(clock func() time.Duration) *events {
-	return &events{clock: clock, more: make(chan struct{})}
+func newEvents(clock func() time.Duration, log *slog.Logger) *events {
+	return &events{clock: clock, log: log, more: make(chan struct{})}
 }
 
 // add notes e, with the present time as its end where it has none.
 func (v *events) add(e api.Event) {
 	if e.End == 0 {
 		e.End = v.clock()
+	}
+	if e.Kind == api.EventStep {
+		v.log.Info("step", "name", e.Name, "start", e.Start, "took", e.End-e.Start)
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()

@@ -90,7 +90,7 @@ func aliases(dir, name string) ([]string, error) {
 		if len(f) != 3 || f[0] != "alias" {
 			return
 		}
-		if ok, err := path.Match(aliasPattern(f[1]), strings.ReplaceAll(aliasPattern(name), "/", "\x00")); ok && err == nil {
+		if ok, err := path.Match(aliasPattern(f[1]), aliasPattern(name)); ok && err == nil {
 			modules = append(modules, f[2])
 		}
 	})

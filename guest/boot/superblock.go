@@ -37,8 +37,8 @@ const (
 type Superblock struct {
 	Blocks    uint64
 	BlockSize int64
-	Errors    bool   // the kernel noted errors: a check is due
-	Mounted   uint32 // when it was mounted last, 0 for never
+	Errors    bool // the kernel noted errors: a check is due
+	Mounted   bool // it was mounted for writing, at least once
 	Label     string
 }
 
@@ -62,7 +62,7 @@ func Inspect(disk io.ReaderAt, size int64) (Content, Superblock, error) {
 	sb, isExt4, err := ParseSuperblock(head[superblockAt : superblockAt+superblockSize])
 	switch {
 	// A disk that was in use is never formatted, whatever its last block says: that may be a file's content.
-	case isExt4 && (sb.Mounted != 0 || !unfinished):
+	case isExt4 && (sb.Mounted || !unfinished):
 		return Ext4, sb, err
 	case unfinished:
 		return Unfinished, sb, nil
@@ -93,7 +93,7 @@ func ParseSuperblock(b []byte) (s Superblock, ok bool, err error) {
 	}
 	const stateErrors = 0x2
 	s.Errors = le.Uint16(b[0x3A:])&stateErrors != 0
-	s.Mounted = le.Uint32(b[0x2C:])
+	s.Mounted = le.Uint32(b[0x2C:]) != 0 || le.Uint16(b[0x34:]) != 0 // time of the last mount, number of mounts
 	s.Label = string(bytes.TrimRight(b[0x78:0x88], "\x00"))
 	return s, true, nil
 }

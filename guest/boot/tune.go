@@ -15,15 +15,12 @@ import (
 var sysctls = []struct{ name, value string }{
 	{"net.ipv4.ip_forward", "1"},
 	{"net.ipv6.conf.all.forwarding", "1"},
-	{"net.ipv4.ping_group_range", "0 2147483647"}, // ping without privileges
-	{"net.ipv4.ip_unprivileged_port_start", "0"},
 	{"net.core.somaxconn", "4096"},
 	{"fs.inotify.max_user_instances", "8192"}, // file watchers of build tools
 	{"fs.inotify.max_user_watches", "1048576"},
 	{"fs.file-max", "9223372036854775807"},
 	{"fs.aio-max-nr", "1048576"},
-	{"vm.max_map_count", "1048576"}, // search engines refuse to start below 262144
-	{"vm.overcommit_memory", "1"},
+	{"vm.max_map_count", "1048576"},         // search engines refuse to start below 262144
 	{"kernel.keys.root_maxkeys", "1000000"}, // runc makes a session keyring per container
 	{"kernel.keys.root_maxbytes", "25000000"},
 	{"kernel.pid_max", "4194304"},
@@ -46,7 +43,7 @@ func Tune() error {
 	for _, l := range []struct {
 		what  int
 		limit uint64
-	}{{unix.RLIMIT_NOFILE, files}, {unix.RLIMIT_NPROC, unix.RLIM_INFINITY}, {unix.RLIMIT_MEMLOCK, unix.RLIM_INFINITY}, {unix.RLIMIT_CORE, unix.RLIM_INFINITY}} {
+	}{{unix.RLIMIT_NOFILE, files}, {unix.RLIMIT_NPROC, unix.RLIM_INFINITY}, {unix.RLIMIT_CORE, unix.RLIM_INFINITY}} {
 		if err := unix.Setrlimit(l.what, &unix.Rlimit{Cur: l.limit, Max: l.limit}); err != nil {
 			errs = append(errs, fmt.Errorf("set limit %d: %w", l.what, err))
 		}

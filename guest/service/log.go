@@ -63,6 +63,7 @@ func (l *Log) Run(ctx context.Context) {
 			for len(l.lines) > 0 {
 				l.write(files, <-l.lines)
 			}
+			l.tellDropped()
 			return
 		}
 	}
@@ -70,15 +71,22 @@ func (l *Log) Run(ctx context.Context) {
 
 func (l *Log) write(files ring, ln line) {
 	l.mu.Lock()
-	dir, size, dropped := l.dir, l.cap, l.dropped
-	l.dropped = 0
+	dir, size := l.dir, l.cap
 	l.mu.Unlock()
-	if dropped > 0 {
-		fmt.Fprintf(l.console, "[%9.3f] log: %d lines dropped\n", ln.at.Seconds(), dropped)
-	}
+	l.tellDropped()
 	fmt.Fprintf(l.console, "[%9.3f] %s: %s\n", ln.at.Seconds(), ln.source, ln.text)
 	if dir != "" {
 		files.write(dir, size, ln)
+	}
+}
+
+func (l *Log) tellDropped() {
+	l.mu.Lock()
+	dropped := l.dropped
+	l.dropped = 0
+	l.mu.Unlock()
+	if dropped > 0 {
+		fmt.Fprintf(l.console, "[%9.3f] log: %d lines dropped\n", l.clock().Seconds(), dropped)
 	}
 }
 

@@ -124,31 +124,40 @@ func (g *Group) supervise(ctx context.Context, u *unit) {
 				return
 			}
 		}
-		run, cancel := context.WithCancel(ctx)
-		g.set(u, api.ServiceStarting, "", cancel)
 		began := time.Now()
-		err := u.Run(run, func() { g.set(u, api.ServiceReady, "", cancel) })
-		asked := run.Err() != nil
-		cancel()
+		asked, err := g.once(ctx, u)
 		if asked {
 			delay = g.pause.Min
 			continue
 		}
-		if err == nil {
-			err = errors.New("ended unasked")
-		}
 		if time.Since(began) >= g.pause.Stable {
 			delay = g.pause.Min
 		}
-		rest, cancel := context.WithTimeout(ctx, delay)
-		g.set(u, api.ServiceFailed, fmt.Sprintf("%v; next start in %v", err, delay), cancel)
+		rest, end := context.WithTimeout(ctx, delay)
+		g.set(u, api.ServiceFailed, fmt.Sprintf("%v; next start in %v", err, delay), end)
 		<-rest.Done()
-		cancel()
+		end()
 		delay = min(2*delay, g.pause.Max)
 	}
 }
 
-// set notes a state and reports it. A ready that comes after the run's end is dropped by the caller's cancel being stale.
+// once runs u once. asked says that it ended because it was told to, err why it ended otherwise.
+func (g *Group) once(ctx context.Context, u *unit) (asked bool, err error) {
+	run, end := context.WithCancel(ctx)
+	defer end()
+	g.set(u, api.ServiceStarting, "", end)
+	err = u.Run(run, func() {
+		if run.Err() == nil { // else it comes too late
+			g.set(u, api.ServiceReady, "", end)
+		}
+	})
+	if err == nil {
+		err = errors.New("ended unasked")
+	}
+	return run.Err() != nil, err
+}
+
+// set notes a state and reports it; again is what ends it.
 func (g *Group) set(u *unit, state, detail string, again context.CancelFunc) {
 	u.mu.Lock()
 	if state == api.ServiceReady && u.state != api.ServiceStarting {
