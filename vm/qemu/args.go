@@ -1,0 +1,142 @@
+//go:build linux
+
+package qemu
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/coracle-engine/coracle/vm"
+)
+
+// The accelerators that a machine can be launched with, as QEMU spells them.
+const (
+	kvm = "kvm"
+	tcg = "tcg"
+)
+
+// The user-mode network that every guest finds: its own address, the gateway, the name server. They are QEMU's defaults.
+const (
+	GuestAddress = "10.0.2.15/24"
+	Gateway      = "10.0.2.2"
+	DNS          = "10.0.2.3"
+)
+
+// launch is one QEMU as plain data.
+type launch struct {
+	cfg   vm.Config
+	arch  string // as GOARCH
+	accel string // kvm or tcg
+	// The descriptors as the child numbers them: connected stream sockets.
+	monitor, vsock int
+}
+
+// platform is what differs between guests' architectures.
+type platform struct {
+	binary  string // QEMU's
+	pkg     string // Debian's package with it
+	machine string // without accelerator and memory
+	tcgCPU  string
+	tcgArgs string // kernel arguments where instructions are emulated
+	console string // the kernel's name of the first serial port
+}
+
+// platforms by GOARCH. The CPU models under TCG are named ones: with `max` a kernel double fault was seen (cmpxchg16b,
+// thread=multi), and it was slower. Crypto self-tests and CPU mitigations cost an emulated guest seconds and buy nothing.
+var platforms = map[string]platform{
+	"amd64": {
+		binary: "qemu-system-x86_64", pkg: "qemu-system-x86",
+		// Devices that nobody drives cost the firmware and the kernel a probe each.
+		machine: "q35,hpet=off,smbus=off,sata=off,usb=off,vmport=off,i8042=off",
+		tcgCPU:  "Haswell", tcgArgs: "mitigations=off tsc=reliable cryptomgr.notests", console: "ttyS0",
+	},
+	"arm64": {
+		binary: "qemu-system-aarch64", pkg: "qemu-system-arm",
+		machine: "virt,gic-version=max",
+		tcgCPU:  "cortex-a72", tcgArgs: "mitigations=off cryptomgr.notests", console: "ttyAMA0",
+	},
+}
+
+// args is QEMU's command line without the program's name. It is pure: the same launch gives the same words.
+func (l launch) args() []string {
+	p, mib := platforms[l.arch], strconv.FormatInt(l.cfg.Memory>>20, 10)
+	a := []string{
+		"-no-user-config", "-nodefaults", "-display", "none", "-no-reboot",
+		"-name", "guest=coracle-" + quote(l.cfg.Name) + ",debug-threads=on",
+		"-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
+		"-machine", p.machine + ",memory-backend=mem",
+	}
+	a = append(a, l.cpu(p)...)
+	a = append(a,
+		"-m", mib+"M",
+		// The vsock device in our process reads and writes the guest's memory, so it is shared.
+		"-object", "memory-backend-memfd,id=mem,share=on,size="+mib+"M",
+		"-S", // the monitor lets it run, so that no event is missed
+		"-chardev", fmt.Sprintf("socket,id=monitor,fd=%d", l.monitor),
+		"-mon", "chardev=monitor,mode=control",
+		"-kernel", l.cfg.Kernel, "-initrd", l.cfg.Initrd, "-append", l.cmdline(p),
+	)
+	if l.cfg.Console != "" {
+		a = append(a, "-chardev", "file,id=console,append=on,path="+quote(l.cfg.Console), "-serial", "chardev:console")
+	}
+	for i, d := range l.cfg.Disks {
+		a = append(a, disk(i, d)...)
+	}
+	return append(a, l.devices()...)
+}
+
+func (l launch) cpu(p platform) []string {
+	model, accel := "host", "kvm"
+	if l.accel == tcg {
+		model, accel = p.tcgCPU, "tcg,thread=multi,tb-size=512"
+	}
+	return []string{"-accel", accel, "-cpu", model, "-smp", strconv.Itoa(l.cfg.CPUs)}
+}
+
+// cmdline puts ours first: of two arguments that contradict each other the kernel takes the last. A panic resets the
+// machine, which -no-reboot makes QEMU's end.
+func (l launch) cmdline(p platform) string {
+	words := []string{"panic=-1"}
+	if l.cfg.Console != "" {
+		words = append(words, "console="+p.console)
+	}
+	if l.accel == tcg {
+		words = append(words, p.tcgArgs)
+	}
+	return strings.TrimSpace(strings.Join(append(words, l.cfg.Cmdline), " "))
+}
+
+// disk is a raw image and nothing else: no format is guessed, no path is a protocol. A write that finds the host's disk
+// full stops the machine (werror=enospc); any other error is the guest's.
+func disk(i int, d vm.Disk) []string {
+	node, readOnly, trim := "disk"+strconv.Itoa(i), "off", ",discard=unmap,detect-zeroes=unmap"
+	if d.ReadOnly {
+		readOnly, trim = "on", ""
+	}
+	return []string{
+		"-blockdev", fmt.Sprintf("driver=raw,node-name=%s,read-only=%s%s,cache.direct=off,cache.no-flush=off,"+
+			"file.driver=file,file.aio=threads,file.locking=on,file.filename=%s", node, readOnly, trim, quote(d.Path)),
+		"-device", fmt.Sprintf("virtio-blk-pci,drive=%s,serial=%s,write-cache=on,werror=enospc,rerror=report", node, quote(d.Serial)),
+	}
+}
+
+func (l launch) devices() []string {
+	nic := "virtio-net-pci,netdev=net,romfile="
+	if l.cfg.Network.MAC != "" {
+		nic += ",mac=" + l.cfg.Network.MAC
+	}
+	return []string{
+		"-netdev", "user,id=net,ipv6=off", "-device", nic,
+		"-device", "virtio-rng-pci",
+		// Pages that the guest no longer uses go back to the host.
+		"-device", "virtio-balloon-pci,free-page-reporting=on",
+		// In a port of its own, so that it can be unplugged.
+		"-device", "pcie-root-port,id=vsockport,chassis=1,slot=1",
+		"-chardev", fmt.Sprintf("socket,id=vsock,fd=%d", l.vsock),
+		"-device", "vhost-user-vsock-pci,id=vsockdev,bus=vsockport,chardev=vsock",
+	}
+}
+
+// quote makes s one value in QEMU's key=value lists, where a comma ends a value and two commas are one.
+func quote(s string) string { return strings.ReplaceAll(s, ",", ",,") }
