@@ -37,14 +37,14 @@ var wanted = []want{
 	{class: Boot, names: "virtio_balloon", why: "memory that containers freed goes back to the host"},
 	{class: Boot, names: "overlay", why: "containerd's overlayfs snapshotter asks at its start"},
 	{class: Boot, names: "bridge br_netfilter veth", why: "docker0, its filtering, and every container's link"},
-	{class: Boot, names: "nf_tables nft_chain_nat nft_ct nft_nat nft_masq nft_fib_inet nft_fib_ipv4 nft_fib_ipv6",
+	{class: Boot, names: "nf_tables nft_chain_nat nft_ct nft_nat nft_masq nft_fib_ipv4 nft_fib_ipv6",
 		why: "dockerd's nftables backend puts these expressions in its first rules"},
 	{class: Boot, names: "nf_conntrack nf_conntrack_netlink nf_nat", why: "dockerd's rules follow connections, and it flushes them by netlink"},
 
 	{class: Late, names: "ip_tables ip6_tables", why: "iptables-legacy in a container can't load these itself; the tables come on demand"},
 	{class: Late, names: "fuse tun binfmt_misc", why: "device files and file systems that containers expect to find"},
 
-	{class: Demand, names: "nft_compat nft_log nft_limit nft_quota nft_queue nft_redir nft_reject nft_reject_inet nft_reject_ipv4 " +
+	{class: Demand, names: "nft_compat nft_fib_inet nft_log nft_limit nft_quota nft_queue nft_redir nft_reject nft_reject_inet nft_reject_ipv4 " +
 		"nft_reject_ipv6 nft_hash nft_numgen nft_tproxy nft_socket nft_connlimit nft_flow_offload nft_synproxy nft_fwd_netdev " +
 		"nft_dup_ipv4 nft_dup_ipv6 nft_fib_netdev nft_xfrm nft_tunnel nft_reject_bridge nft_meta_bridge",
 		why: "rules of containers that run nft or iptables-nft: Kubernetes, VPNs, Docker in Docker"},
