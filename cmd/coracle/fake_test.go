@@ -26,7 +26,7 @@ import (
 
 // fakeCoracled is a host process without a virtual machine: it tells the events of a start, answers the API socket with
 // host/server, and serves a Docker socket that knows its version and shells that know a few commands. FAKE_FAIL makes its
-// start fail with that code, FAKE_DOCTOR=bad its doctor, FAKE_HANG keeps it from becoming ready.
+// start fail with that code, FAKE_DOCTOR=bad its doctor; FAKE_HANG keeps it from becoming ready, FAKE_MUTE from answering.
 func fakeCoracled() {
 	var err error
 	home := os.Getenv("CORACLE_HOME")
@@ -117,8 +117,15 @@ func (m *fakeMachine) run() error {
 	})}
 	go engine.Serve(dockerSocket)
 	srv := server.New(m, slog.New(slog.DiscardHandler))
-	go srv.Serve(apiSocket)
+	if os.Getenv("FAKE_MUTE") == "" {
+		go srv.Serve(apiSocket)
+	}
 	m.start()
+	if os.Getenv("FAKE_MUTE") != "" {
+		defer apiSocket.Close()
+		m.waitForFile("end")
+		return nil
+	}
 	select {
 	case <-m.ended:
 	case <-time.After(time.Minute): // a test that forgot to stop it
@@ -126,6 +133,16 @@ func (m *fakeMachine) run() error {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
 	return errors.Join(srv.Shutdown(ctx), engine.Close())
+}
+
+// waitForFile is how a process that answers nobody is ended.
+func (m *fakeMachine) waitForFile(name string) {
+	for range 2000 {
+		if _, err := os.Stat(filepath.Join(m.Dir, name)); err == nil {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
 }
 
 func (m *fakeMachine) start() {

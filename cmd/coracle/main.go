@@ -104,6 +104,9 @@ func (a *app) machine(args []string) (paths.Machine, error) {
 	return paths.ForMachine(home, name)
 }
 
+// answerTime is how long a host process, which answers at once, may take before we say that it hangs.
+const answerTime = 3 * time.Second
+
 // status is the machine's that args name, together with its client.
 func (a *app) status(ctx context.Context, args []string) (paths.Machine, *api.Client, api.Status, error) {
 	m, err := a.machine(args)
@@ -111,6 +114,11 @@ func (a *app) status(ctx context.Context, args []string) (paths.Machine, *api.Cl
 		return m, nil, api.Status{}, err
 	}
 	c := api.New(m)
-	st, err := c.Status(ctx)
+	bounded, cancel := context.WithTimeout(ctx, answerTime)
+	defer cancel()
+	st, err := c.Status(bounded)
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = &api.Error{Code: api.CodeInternal, Message: "machine \"" + m.Name + "\" has a host process that does not answer", Hint: "see `coracle logs " + m.Name + "`; if need be, end its process coracled and start again"}
+	}
 	return m, c, st, err
 }

@@ -91,7 +91,7 @@ func (a *app) start(ctx context.Context, args []string, o startOptions) error {
 	if err != nil {
 		return a.startFailed(ctx, m, err, o.json && !told)
 	}
-	st, err := api.New(m).Status(ctx)
+	_, _, st, err := a.status(ctx, []string{m.Name})
 	if err != nil {
 		return err
 	}
