@@ -149,7 +149,7 @@ func (g *guest) start(ctx, agentCtx context.Context, rest *sync.WaitGroup) error
 	if err := g.data(ctx); err != nil {
 		return err
 	}
-	return g.engine(ctx)
+	return g.engine(ctx, index)
 }
 
 // openAgent makes the host reachable and tells it so.
@@ -235,7 +235,7 @@ func (g *guest) data(ctx context.Context) error {
 }
 
 // engine runs containerd and dockerd until ctx ends.
-func (g *guest) engine(ctx context.Context) error {
+func (g *guest) engine(ctx context.Context, index *boot.Index) error {
 	if _, err := g.agent.setDaemon(g.boot.Spec.Daemon); err != nil {
 		return err
 	}
@@ -251,8 +251,23 @@ func (g *guest) engine(ctx context.Context) error {
 		return err
 	}
 	g.agent.engineIs(g.boot.Spec, group)
+	var wg sync.WaitGroup
+	wg.Go(func() { g.late(ctx, index) })
 	group.Run(ctx)
+	wg.Wait()
 	return nil
+}
+
+// late does what nothing waits for, once the processors are idle.
+func (g *guest) late(ctx context.Context, index *boot.Index) {
+	if err := g.agent.engineReady(ctx); err != nil && ctx.Err() != nil {
+		return
+	}
+	defer g.agent.events.step("late modules")()
+	err := g.loader.Load(ctx, index, index.Class(boot.ClassLate)...)
+	if err = errors.Join(err, boot.MountExtra()); err != nil && ctx.Err() == nil {
+		g.agent.log.Warn("containers may miss something", "err", err)
+	}
 }
 
 // leave ends what is left after the services, and lets go of the data disk.

@@ -21,6 +21,7 @@ const (
 	ClassRoot   = "root"   // needed to find and mount the root
 	ClassVsock  = "vsock"  // needed to talk to the host
 	ClassBoot   = "boot"   // needed by the services
+	ClassLate   = "late"   // needed by containers, which cannot ask for it
 	ClassDemand = "demand" // loaded when asked for
 )
 

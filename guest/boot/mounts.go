@@ -16,29 +16,32 @@ type mount struct {
 	source, target, fstype string
 	flags                  uintptr
 	data                   string
-	optional               bool // the kernel may lack it
 }
 
 const noExec = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
 
 // early is what the initramfs lacks.
 var early = []mount{
-	{"proc", "/proc", "proc", noExec, "", false},
-	{"sysfs", "/sys", "sysfs", noExec, "", false},
-	{"devtmpfs", "/dev", "devtmpfs", unix.MS_NOSUID, "mode=0755", false},
+	{"proc", "/proc", "proc", noExec, ""},
+	{"sysfs", "/sys", "sysfs", noExec, ""},
+	{"devtmpfs", "/dev", "devtmpfs", unix.MS_NOSUID, "mode=0755"},
 }
 
 // late is what the root lacks.
 var late = []mount{
-	{"tmpfs", "/run", "tmpfs", unix.MS_NOSUID | unix.MS_NODEV, "mode=0755,size=50%", false},
-	{"tmpfs", "/tmp", "tmpfs", unix.MS_NOSUID | unix.MS_NODEV, "mode=1777", false},
-	{"tmpfs", "/var", "tmpfs", unix.MS_NOSUID | unix.MS_NODEV, "mode=0755", false},
-	{"devpts", "/dev/pts", "devpts", unix.MS_NOSUID | unix.MS_NOEXEC, "gid=5,mode=0620,ptmxmode=0666", false},
-	{"shm", "/dev/shm", "tmpfs", unix.MS_NOSUID | unix.MS_NODEV, "mode=1777", false},
-	{"mqueue", "/dev/mqueue", "mqueue", noExec, "", true},
-	{"cgroup2", "/sys/fs/cgroup", "cgroup2", noExec, "nsdelegate,memory_recursiveprot", false},
-	{"bpf", "/sys/fs/bpf", "bpf", noExec, "mode=0700", true},
-	{"securityfs", "/sys/kernel/security", "securityfs", noExec, "", true},
+	{"tmpfs", "/run", "tmpfs", unix.MS_NOSUID | unix.MS_NODEV, "mode=0755,size=50%"},
+	{"tmpfs", "/tmp", "tmpfs", unix.MS_NOSUID | unix.MS_NODEV, "mode=1777"},
+	{"tmpfs", "/var", "tmpfs", unix.MS_NOSUID | unix.MS_NODEV, "mode=0755"},
+	{"devpts", "/dev/pts", "devpts", unix.MS_NOSUID | unix.MS_NOEXEC, "gid=5,mode=0620,ptmxmode=0666"},
+	{"shm", "/dev/shm", "tmpfs", unix.MS_NOSUID | unix.MS_NODEV, "mode=1777"},
+	{"cgroup2", "/sys/fs/cgroup", "cgroup2", noExec, "nsdelegate,memory_recursiveprot"},
+}
+
+// extra is what containers may want and the kernel may lack. The first mount of bpf makes the kernel ask for a module.
+var extra = []mount{
+	{"mqueue", "/dev/mqueue", "mqueue", noExec, ""},
+	{"bpf", "/sys/fs/bpf", "bpf", noExec, "mode=0700"},
+	{"securityfs", "/sys/kernel/security", "securityfs", noExec, ""},
 }
 
 // dirs are made after late; the mode is as given, whatever the umask.
@@ -92,6 +95,9 @@ func MountLate() error {
 	return nil
 }
 
+// MountExtra mounts what no service waits for.
+func MountExtra() error { return mountAll(extra) }
+
 // BindData makes the data disk's directories appear where programs look for them.
 func BindData() error {
 	for _, b := range binds {
@@ -106,16 +112,17 @@ func BindData() error {
 }
 
 func mountAll(mounts []mount) error {
+	var errs []error
 	for _, m := range mounts {
 		err := os.MkdirAll(m.target, 0o755)
 		if err == nil {
 			err = unix.Mount(m.source, m.target, m.fstype, m.flags, m.data)
 		}
-		if err != nil && !errors.Is(err, unix.EBUSY) && !m.optional {
-			return fmt.Errorf("mount %s: %w", m.target, err)
+		if err != nil && !errors.Is(err, unix.EBUSY) {
+			errs = append(errs, fmt.Errorf("mount %s: %w", m.target, err))
 		}
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // newRoot is where the initramfs mounts the root before that takes its place.
