@@ -101,6 +101,16 @@ var scenarios = map[string]func(say func(string), command string) (code int, end
 		}
 		return quits(say, c)
 	},
+	"probe good":  func(say func(string), c string) (int, bool) { return 0x21, c == "cont" },
+	"probe fails": func(say func(string), c string) (int, bool) { return 0x41, c == "cont" },
+	"probe hangs": quits,
+	"probe stops": func(say func(string), c string) (int, bool) {
+		code, end := quits(say, c)
+		if c == "cont" {
+			say(`{"event":"STOP","data":{}}`)
+		}
+		return code, end
+	},
 	"refuses": func(say func(string), c string) (int, bool) {
 		if c == "cont" {
 			say(`{"id":ID,"error":{"class":"GenericError","desc":"Resetting the Virtual Machine is required"}}`)
@@ -205,6 +215,10 @@ func fakeQEMU(scenario string) int {
 			return 97
 		}
 		say := func(s string) { fmt.Fprintln(c, strings.ReplaceAll(s, "ID", words[2])) }
+		if strings.HasPrefix(scenario, "probe") && words[1] == "qmp_capabilities" {
+			quits(say, words[1])
+			continue
+		}
 		if code, end := scenarios[scenario](say, words[1]); end {
 			return code
 		}

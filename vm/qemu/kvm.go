@@ -216,14 +216,17 @@ func runProbe(ctx context.Context, arch, accel, binary string) error {
 func judge(ctx context.Context, proc *process, mon *monitor, stopped <-chan struct{}, success int) error {
 	launch, cancel := context.WithTimeout(ctx, probeLaunch)
 	defer cancel()
-	err := mon.handshake(launch)
-	if err == nil {
-		// The answer may get lost where the guest ends QEMU first.
-		if err = mon.execute(launch, "cont", nil); launch.Err() == nil {
-			err = nil
+	if err := mon.handshake(launch); err != nil {
+		mon.close() // it says nothing more
+		select {
+		case <-proc.done: // KVM may be in another hypervisor's hands, which can change
+			err = errors.New(firstLine(proc.stderr.String()))
+		case <-launch.Done():
 		}
+		return fmt.Errorf("%w: %w", errUnsure, err)
 	}
-	if launch.Err() != nil {
+	// The answer may get lost where the guest ends QEMU first.
+	if err := mon.execute(launch, "cont", nil); launch.Err() != nil {
 		return fmt.Errorf("%w: %w", errUnsure, err)
 	}
 	guest := time.NewTimer(probeGuestT)
@@ -235,7 +238,7 @@ func judge(ctx context.Context, proc *process, mon *monitor, stopped <-chan stru
 		if errors.As(proc.err, &exit) {
 			code = exit.ExitCode()
 		}
-		if code != success || err != nil {
+		if code != success {
 			return fmt.Errorf("a test guest failed (exit status %d)%s", code, suffix(firstLine(proc.stderr.String())))
 		}
 		return nil
