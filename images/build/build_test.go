@@ -196,6 +196,11 @@ func TestIntegrationReproducible(t *testing.T) {
 	t.Chdir(root)
 	first := options{arch: arch, out: t.TempDir(), cache: filepath.Join(root, "build", "cache"), force: true}
 	second := options{arch: arch, out: t.TempDir(), cache: t.TempDir(), force: true}
+	unlock, err := lock(first.cache)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unlock()
 	if err := build(t.Context(), first, t.Output()); err != nil {
 		t.Fatal(err)
 	}

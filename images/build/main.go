@@ -28,9 +28,13 @@ func main() {
 	if o.out == "" {
 		o.out = filepath.Join("build", "image", o.arch)
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	err := build(ctx, o, os.Stdout)
-	stop()
+	unlock, err := lock(o.cache) // before signals are caught, so that they end a wait for it
+	if err == nil {
+		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+		err = build(ctx, o, os.Stdout)
+		stop()
+		unlock()
+	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "error:", err)
 		os.Exit(1)

@@ -69,8 +69,8 @@ func (img *image) write(dir string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	temp, err := os.MkdirTemp(dir, ".new-")
-	if err != nil {
+	temp := filepath.Join(dir, ".new")
+	if err := errors.Join(os.RemoveAll(temp), os.Mkdir(temp, 0o755)); err != nil { // a build may have been killed here
 		return err
 	}
 	defer os.RemoveAll(temp)

@@ -113,7 +113,7 @@ func (a *Archive) apt(ctx context.Context, dir string, args ...string) ([]byte, 
 	return out, nil
 }
 
-var uriLine = regexp.MustCompile(`^'[^']*' (([a-z0-9][a-z0-9.+-]*)_([^_ ]+)_[a-z0-9]+\.deb) [0-9]+ SHA256:([0-9a-f]{64})$`)
+var uriLine = regexp.MustCompile(`^'[^']*' (([a-z0-9][a-z0-9.+-]*)_([A-Za-z0-9.+~%-]+)_[a-z0-9]+\.deb) [0-9]+ SHA256:([0-9a-f]{64})$`)
 
 // parseURIs reads what apt-get --print-uris writes: 'URI' FILE SIZE SHA256:DIGEST.
 func parseURIs(out []byte) ([]Locked, error) {

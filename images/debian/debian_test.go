@@ -63,7 +63,7 @@ deb http://broken.example
 `
 
 func stanza(uri, suite string) string {
-	return "Types: deb\nURIs: http://mirror.example/" + uri + "\nSuites: " + suite + "\nComponents: main\nSigned-By: " + keyring + "\n\n"
+	return "Types: deb\nURIs: http://mirror.example/" + uri + "\nSuites: " + suite + "\nComponents: main\nSigned-By: " + keyring() + "\n\n"
 }
 
 func TestSources(t *testing.T) {
@@ -164,6 +164,7 @@ func TestParseURIs(t *testing.T) {
 	for _, line := range []string{
 		"'http://m/b' bash_5_amd64.deb 1 MD5Sum:aa7596ae1c4ebac744aaae0ba0f28f0a",
 		"'http://m/b' ../../bash_5_amd64.deb 1 SHA256:" + sum,
+		"'' 0_/_0.deb 0 SHA256:" + sum,
 		"Reading package lists...",
 		"'http://m/b' bash_5%zz_amd64.deb 1 SHA256:" + sum,
 	} {

@@ -16,8 +16,15 @@ import (
 // Suite is the Debian suite that images are made of: 13, the current stable.
 const Suite = "trixie"
 
-// keyring holds the Debian archive's keys; the package debian-archive-keyring owns it on every Debian.
-const keyring = "/usr/share/keyrings/debian-archive-keyring.gpg"
+// keyring returns the file of the Debian archive's keys, which the package debian-archive-keyring owns. An entry of the
+// machine's own may name only the keys of the machine's suite.
+func keyring() string {
+	const name = "/usr/share/keyrings/debian-archive-keyring"
+	if _, err := os.Stat(name + ".pgp"); err == nil { // Debian 13 and later
+		return name + ".pgp"
+	}
+	return name + ".gpg"
+}
 
 // source is one entry of apt's configuration.
 type source struct {
@@ -56,7 +63,7 @@ func Sources(etc, have, want string) ([]byte, error) {
 	}
 	out := rewrite(all, have, want)
 	if len(out) == 0 {
-		return nil, fmt.Errorf("find Debian's archive: no entry of %s gives the suite %s with component main", etc, have)
+		return nil, fmt.Errorf("find Debian's archive: no entry of %s gives the suite %s with component main (images are built on Debian)", etc, have)
 	}
 	return out, nil
 }
@@ -77,7 +84,7 @@ func rewrite(all []source, have, want string) []byte {
 				} else {
 					seen[key] = true
 				}
-				fmt.Fprintf(&out, "Types: deb\nURIs: %s\nSuites: %s\nComponents: main\nSigned-By: %s\n\n", uri, want+rest, keyring)
+				fmt.Fprintf(&out, "Types: deb\nURIs: %s\nSuites: %s\nComponents: main\nSigned-By: %s\n\n", uri, want+rest, keyring())
 			}
 		}
 	}

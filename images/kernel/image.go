@@ -111,7 +111,7 @@ func decompress(data []byte) ([]byte, error) {
 		}
 		r = z
 	case bytes.HasPrefix(data, zstdMagic):
-		z, err := zstd.NewReader(bytes.NewReader(data), zstd.WithDecoderConcurrency(1))
+		z, err := zstd.NewReader(bytes.NewReader(data), zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(maxImage))
 		if err != nil {
 			return nil, err
 		}

@@ -56,7 +56,11 @@ type Component struct {
 	SHA256  string `json:"sha256"`  // of the package, or of the program
 }
 
-var hex64 = regexp.MustCompile(`^[0-9a-f]{64}$`)
+var (
+	hex64 = regexp.MustCompile(`^[0-9a-f]{64}$`)
+	// plain is what a file may be called: the same on every host, and nowhere else than in the image's directory.
+	plain = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]*$`)
+)
 
 // Load reads and checks dir's manifest and returns it with its digest, by which the image is known: the lower-case hex
 // SHA-256 of the file. It does not look at the other files; Verify does.
@@ -88,7 +92,7 @@ func Parse(data []byte) (*Manifest, error) {
 	}
 	have := map[string]bool{}
 	for _, f := range m.Files {
-		if have[f.Name] || f.Name != filepath.Base(f.Name) || f.Size <= 0 || !hex64.MatchString(f.SHA256) {
+		if have[f.Name] || f.Name == Name || !plain.MatchString(f.Name) || f.Size <= 0 || !hex64.MatchString(f.SHA256) {
 			return nil, fmt.Errorf("image manifest has a bad entry for file %q", f.Name)
 		}
 		have[f.Name] = true
