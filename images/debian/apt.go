@@ -83,8 +83,15 @@ func (a *Archive) prepare() error {
 	}
 	// An empty status says that nothing is installed, so that all dependencies are listed.
 	return errors.Join(os.WriteFile(filepath.Join(a.dir, "state/status"), nil, 0o644),
+		os.WriteFile(filepath.Join(a.dir, "state/apt.conf"), []byte(noHooks), 0o644),
 		os.WriteFile(filepath.Join(a.dir, "etc/debian.sources"), a.sources, 0o644))
 }
+
+// noHooks takes back what the machine runs after an update of its own state: this is none, and we may not be root.
+const noHooks = `#clear APT::Update::Pre-Invoke;
+#clear APT::Update::Post-Invoke;
+#clear APT::Update::Post-Invoke-Success;
+`
 
 // apt runs apt-get in dir with the archive's own state. The machine's apt.conf (its proxy, for one) stays in force.
 func (a *Archive) apt(ctx context.Context, dir string, args ...string) ([]byte, error) {
@@ -97,7 +104,7 @@ func (a *Archive) apt(ctx context.Context, dir string, args ...string) ([]byte, 
 		"Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false", "APT::Update::Error-Mode=any",
 		"APT::Get::AllowUnauthenticated=0",
 	}
-	var full []string
+	full := []string{"-c", a.dir + "/state/apt.conf"}
 	for _, o := range options {
 		full = append(full, "-o", o)
 	}

@@ -79,20 +79,12 @@ func (r *resolver) visit(name string, class Class, path []string) ([]string, err
 	}
 	m.Class = min(m.Class, class)
 	needs := map[string]bool{}
-	for _, dep := range m.depends {
+	for i, dep := range slices.Concat(m.depends, m.soft) {
 		all, err := r.visit(dep, m.Class, path)
-		if err != nil {
-			return nil, err
-		}
-		for _, n := range all {
-			needs[n] = true
-		}
-	}
-	for _, dep := range m.soft {
-		all, err := r.visit(dep, m.Class, path)
-		if errors.Is(err, errNoModule) {
+		if i >= len(m.depends) && errors.Is(err, errNoModule) {
 			continue // an alias ("crypto-sha256"), or something that this kernel has not: it was only a wish
-		} else if err != nil {
+		}
+		if err != nil {
 			return nil, err
 		}
 		for _, n := range all {
