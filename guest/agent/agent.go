@@ -32,6 +32,7 @@ type agent struct {
 	log    *slog.Logger
 	events *events
 	off    chan struct{} // closed when the end is asked for
+	rooted chan struct{} // closed when the root is the image's
 	failed chan struct{} // closed when the guest cannot do its work
 	once   struct{ off, failed sync.Once }
 
@@ -49,8 +50,12 @@ type agent struct {
 
 var _ api.Agent = (*agent)(nil)
 
-// Hello implements api.Agent.
+// Hello implements api.Agent. In the boot's first moments it waits for the root, which knows the image's version.
 func (a *agent) Hello() api.Hello {
+	select {
+	case <-a.rooted:
+	case <-a.failed:
+	}
 	id, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	return api.Hello{Version: api.Version, Image: boot.ImageVersion(), Kernel: boot.Kernel(), BootID: strings.TrimSpace(string(id))}
 }
@@ -157,7 +162,7 @@ func (a *agent) engineReady(ctx context.Context) error {
 func newAgent(log *slog.Logger) *agent {
 	return &agent{
 		log: log, events: newEvents(clock.Up, log), off: make(chan struct{}),
-		engine: make(chan struct{}), failed: make(chan struct{}),
+		engine: make(chan struct{}), rooted: make(chan struct{}), failed: make(chan struct{}),
 		setHostname: net.SetHostname, setNetwork: net.Apply,
 		setDaemon: func(extra []byte) (bool, error) { return engine.SetDaemon(bytes.TrimSpace(extra)) },
 	}

@@ -30,14 +30,13 @@ const (
 
 // guest holds what the boot's steps share.
 type guest struct {
-	agent    *agent
-	console  *service.Log
-	reaper   *service.Reaper
-	uevents  *boot.Uevents
-	loader   *boot.Loader
-	boot     *api.Boot
-	ports    *service.Group
-	switched chan struct{} // closed when the root is the image's
+	agent   *agent
+	console *service.Log
+	reaper  *service.Reaper
+	uevents *boot.Uevents
+	loader  *boot.Loader
+	boot    *api.Boot
+	ports   *service.Group
 }
 
 // Main is PID 1. It never returns.
@@ -51,7 +50,7 @@ func Main() {
 
 	g := &guest{
 		agent: newAgent(log), console: console, reaper: service.NewReaper(),
-		loader: boot.NewLoader(boot.Insert, 4), switched: make(chan struct{}),
+		loader: boot.NewLoader(boot.Insert, 4),
 	}
 	g.agent.events.add(api.Event{Kind: api.EventStep, Name: "kernel", End: began})
 	err := g.begin()
@@ -132,7 +131,7 @@ func (g *guest) start(ctx, agentCtx context.Context, rest *sync.WaitGroup) error
 	if err := boot.MountLate(); err != nil {
 		return err
 	}
-	close(g.switched)
+	close(g.agent.rooted)
 	if err := g.console.KeepFiles("/run/log", logSize); err != nil {
 		return err
 	}

@@ -107,6 +107,12 @@ func BindData() error {
 		if err := unix.Mount(b.from, b.to, "", unix.MS_BIND, ""); err != nil {
 			return fmt.Errorf("bind %s: %w", b.to, err)
 		}
+		// Its own group: else every container's mount below it would appear below DataDir too.
+		for _, how := range []uintptr{unix.MS_PRIVATE, unix.MS_SHARED} {
+			if err := unix.Mount("", b.to, "", how, ""); err != nil {
+				return fmt.Errorf("share %s: %w", b.to, err)
+			}
+		}
 	}
 	return nil
 }
