@@ -33,9 +33,13 @@ to their console. Logs of containers come from docker logs.`,
 }
 
 func (a *app) logs(ctx context.Context, args []string, console, follow bool) error {
-	m, _, _, err := a.status(ctx, args)
-	if api.CodeOf(err) == api.CodeNotFound || m.Dir == "" {
-		return err // a machine that does not answer has a log all the more
+	m, err := a.machine(args)
+	if err != nil {
+		return err
+	}
+	if _, err := os.Stat(m.Dir); err != nil { // no more is asked: a machine that does not answer has a log all the more
+		_, _, _, err := a.status(ctx, args)
+		return err
 	}
 	path := m.Log()
 	if console {
