@@ -54,7 +54,7 @@ var platforms = map[string]platform{
 	"arm64": {
 		binary: "qemu-system-aarch64", pkg: "qemu-system-arm",
 		machine: "virt,gic-version=max",
-		tcgCPU:  "cortex-a72", tcgArgs: "mitigations=off cryptomgr.notests", console: "ttyAMA0",
+		tcgCPU:  "neoverse-n1", tcgArgs: "mitigations=off cryptomgr.notests", console: "ttyAMA0",
 	},
 }
 

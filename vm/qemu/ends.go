@@ -76,6 +76,7 @@ var complaints = []struct {
 	{"could not open kernel file", vm.ErrAssetCorrupt, ""},
 	{"could not load kernel", vm.ErrAssetCorrupt, ""},
 	{"could not load PVH", vm.ErrAssetCorrupt, ""},
+	{"Error while loading elf kernel", vm.ErrAssetCorrupt, ""},
 	{"invalid kernel header", vm.ErrAssetCorrupt, ""},
 	{"error reading initrd", vm.ErrAssetCorrupt, ""},
 	{"could not load initrd", vm.ErrAssetCorrupt, ""},

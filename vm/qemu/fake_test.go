@@ -24,7 +24,7 @@ import (
 const fakeEnv = "CORACLE_FAKE_QEMU"
 
 func TestMain(m *testing.M) {
-	if s := os.Getenv(fakeEnv); s != "" {
+	if s := os.Getenv(fakeEnv); s != "" && strings.HasPrefix(filepath.Base(os.Args[0]), "qemu-system-") {
 		os.Exit(fakeQEMU(s))
 	}
 	os.Exit(m.Run())
@@ -85,6 +85,7 @@ var monitorFD = regexp.MustCompile(`id=monitor,fd=(\d+)`)
 // scenarios are what a fake QEMU does after the handshake, for each command it gets; "" says nothing.
 var scenarios = map[string]func(say func(string), command string) (code int, end bool){
 	"runs":      quits,
+	"lingers":   quits,
 	"poweroff":  func(say func(string), c string) (int, bool) { return after(say, c, "guest-shutdown", 0) },
 	"reset":     func(say func(string), c string) (int, bool) { return after(say, c, "guest-reset", 0) },
 	"signalled": func(say func(string), c string) (int, bool) { return after(say, c, "host-signal", 0) },
@@ -222,6 +223,9 @@ func fakeQEMU(scenario string) int {
 		if code, end := scenarios[scenario](say, words[1]); end {
 			return code
 		}
+	}
+	if scenario == "lingers" {
+		time.Sleep(time.Minute)
 	}
 	return 96
 }

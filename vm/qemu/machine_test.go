@@ -3,9 +3,13 @@
 package qemu
 
 import (
+	"bufio"
 	"context"
 	"errors"
+	"fmt"
 	"os"
+	"os/exec"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -188,5 +192,53 @@ func TestKeepOpen(t *testing.T) {
 	}
 	if err := syscall.Flock(int(again.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		t.Errorf("lock after QEMU's end: %v", err)
+	}
+}
+
+const orphanEnv = "CORACLE_TEST_ORPHAN"
+
+// TestOrphan shows that QEMU does not outlive a host process that is killed. It runs itself as that process.
+func TestOrphan(t *testing.T) {
+	if os.Getenv(orphanEnv) != "" {
+		m := fakeMachine(t, "lingers")
+		if err := m.Start(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		fmt.Println("pid", m.proc.cmd.Process.Pid)
+		runtime.GC() // threads come and go; the one that launched must stay
+		select {}
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	host := exec.Command(self, "-test.run=^TestOrphan$", "-test.timeout=30s")
+	host.Env = append(os.Environ(), orphanEnv+"=1")
+	out, err := host.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := host.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var pid int
+	for lines := bufio.NewScanner(out); pid == 0 && lines.Scan(); {
+		fmt.Sscanf(lines.Text(), "pid %d", &pid)
+	}
+	if pid == 0 {
+		t.Fatalf("the host process started no QEMU: %v", host.Wait())
+	}
+	host.Process.Kill()
+	host.Wait()
+	for end := time.Now().Add(5 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		// A process that nobody has reaped yet is a zombie; it holds nothing.
+		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		if err != nil || strings.Contains(string(stat), ") Z ") {
+			return
+		}
+		if time.Now().After(end) {
+			syscall.Kill(pid, syscall.SIGKILL)
+			t.Fatal("QEMU outlived its host process")
+		}
 	}
 }

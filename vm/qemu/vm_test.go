@@ -4,6 +4,8 @@ package qemu
 
 import (
 	"bytes"
+	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -110,4 +112,70 @@ func TestVM(t *testing.T) {
 		Config: testConfig(t, runtime.GOARCH),
 		Boot:   2 * time.Minute, Settle: 10 * time.Second,
 	})
+}
+
+// TestVMOtherArchitecture boots a guest of the architecture that the host does not have.
+func TestVMOtherArchitecture(t *testing.T) {
+	arch := map[string]string{"amd64": "arm64", "arm64": "amd64"}[runtime.GOARCH]
+	if os.Getenv("CORACLE_VM") == "1" {
+		if _, err := os.Stat(filepath.Join("..", "..", "build", "image", arch)); err != nil {
+			t.Skipf("no image for %s: run `make images-%s`", arch, arch)
+		}
+	}
+	vmtest.Run(t, vmtest.Subject{
+		Driver: New(vmtest.Logger(testing.Verbose()), ""),
+		Config: testConfig(t, arch),
+		Boot:   3 * time.Minute, Settle: 10 * time.Second,
+	})
+}
+
+// TestRealErrors is what the real QEMU says of bad input.
+func TestRealErrors(t *testing.T) {
+	config := testConfig(t, runtime.GOARCH)
+	d := New(vmtest.Logger(testing.Verbose()), "")
+	open := func(t *testing.T, cfg vm.Config) vm.Machine {
+		t.Helper()
+		m, err := d.Open(t.Context(), cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { m.Stop(context.Background()) })
+		return m
+	}
+	garbage := filepath.Join(t.TempDir(), "garbage")
+	if err := os.WriteFile(garbage, bytes.Repeat([]byte("garbage "), 1<<16), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	half := filepath.Join(t.TempDir(), "half")
+	whole, err := os.ReadFile(config(t).Kernel)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(half, whole[:len(whole)/2], 0o600); err != nil {
+		t.Fatal(err)
+	}
+	busy := config(t)
+	if err := open(t, busy).Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		name   string
+		change func(*vm.Config)
+		class  error
+	}{
+		{"a kernel that is none", func(c *vm.Config) { c.Kernel = garbage }, vm.ErrAssetCorrupt},
+		{"a truncated kernel", func(c *vm.Config) { c.Kernel = half }, vm.ErrAssetCorrupt},
+		{"more memory than there is", func(c *vm.Config) { c.Memory = 1 << 50 }, vm.ErrNoMemory},
+		{"a disk that another machine uses", func(c *vm.Config) { c.Disks = busy.Disks }, vm.ErrRunning},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			cfg := config(t)
+			c.change(&cfg)
+			err := open(t, cfg).Start(t.Context())
+			t.Log(err)
+			if !errors.Is(err, c.class) {
+				t.Errorf("error of another class than %q", c.class)
+			}
+		})
+	}
 }
