@@ -181,8 +181,7 @@ func TestForeignArchitecture(t *testing.T) {
 		t.Fatalf("%v: run `make images-arm64` first", err)
 	}
 	u := newUser(t)
-	u.env = append(u.env, "CORACLE_IMAGE="+image)
-	u.ok(t, "coracle", "start", "--memory", "1GiB", "arm")
+	u.ok(t, "coracle", "start", "--arch", "arm64", "--memory", "1GiB", "arm")
 	if got := u.docker(t, "version", "-f", "{{.Server.Arch}}"); got != "arm64" {
 		t.Errorf("the engine runs on %s", got)
 	}

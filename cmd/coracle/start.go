@@ -16,6 +16,7 @@ import (
 type startOptions struct {
 	cpus         int
 	memory, disk size
+	arch         string
 	context      bool
 	trace, json  bool
 }
@@ -50,6 +51,7 @@ left as it is. Interrupting this command does not end the start.`,
 	f.IntVar(&o.cpus, "cpus", 0, "number of virtual CPUs")
 	f.Var(&o.memory, "memory", "memory of the machine, such as 4GiB")
 	f.Var(&o.disk, "disk", "size of the disk with images, containers and volumes, such as 64GiB; it can grow, not shrink")
+	f.StringVar(&o.arch, "arch", "", "architecture of the guest, amd64 or arm64; other than this computer's it is emulated, slowly")
 	f.BoolVar(&o.context, "context", true, "make and select a docker context for the machine")
 	f.BoolVar(&o.trace, "trace", false, "print when each step of the start began and how long it took")
 	f.BoolVar(&o.json, "json", false, "print events as lines of JSON, the last one with the machine's status")
@@ -75,7 +77,7 @@ func (a *app) start(ctx context.Context, args []string, o startOptions) error {
 	told := false // a script was told the error
 	show := newProgress(a.stderr, a.began)
 	started, err := api.Launch(ctx, api.LaunchOptions{
-		Home: home, Name: m.Name, CPUs: o.cpus, Memory: int64(o.memory), Disk: int64(o.disk), Context: o.context, Since: a.began,
+		Home: home, Name: m.Name, CPUs: o.cpus, Memory: int64(o.memory), Disk: int64(o.disk), Arch: o.arch, Context: o.context, Since: a.began,
 	}, func(e api.Event) error {
 		if e.Step != nil {
 			steps = append(steps, *e.Step)
@@ -129,7 +131,7 @@ func (a *app) started(st api.Status, o startOptions, ours bool) {
 		a.stdout.printf("Machine %q runs after %.1f s: %s\n", st.Name, took, what)
 	} else {
 		a.stdout.printf("Machine %q was running already: %s\n", st.Name, what)
-		if o.cpus != 0 || o.memory != 0 || o.disk != 0 {
+		if o.cpus != 0 || o.memory != 0 || o.disk != 0 || o.arch != "" {
 			a.note("the settings given have no effect until it is stopped and started again")
 		}
 	}

@@ -46,6 +46,8 @@ type Settings struct {
 	CPUs   int   `json:"cpus" yaml:"cpus"`
 	Memory int64 `json:"memory" yaml:"memory"` // bytes
 	Disk   int64 `json:"disk" yaml:"disk"`     // bytes; it can grow, not shrink
+	// Arch is the guest's architecture as GOARCH spells it; empty: the host's. Another one is emulated, slowly.
+	Arch string `json:"arch,omitempty" yaml:"arch,omitempty"`
 }
 
 // Image is the guest image that a machine boots.

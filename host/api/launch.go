@@ -25,6 +25,7 @@ type LaunchOptions struct {
 	CPUs     int       // 0: as the machine's settings say
 	Memory   int64     // bytes; 0: as the machine's settings say
 	Disk     int64     // bytes; 0: as the machine's settings say
+	Arch     string    // of the guest; empty: as the machine's settings say
 	Context  bool      // make and select the machine's docker context
 	Coracled string    // the host process's program; empty: FindCoracled
 	Since    time.Time // when the user asked, from which a Step's times count; zero: now
@@ -174,6 +175,9 @@ func (o LaunchOptions) args() []string {
 		if f.value != 0 {
 			args = append(args, f.name, strconv.FormatInt(f.value, 10))
 		}
+	}
+	if o.Arch != "" {
+		args = append(args, "--arch", o.Arch)
 	}
 	return append(args, "--", o.Name)
 }

@@ -50,6 +50,8 @@ func Default(h Host) api.Settings {
 // Check says what of s this host cannot give; its errors are of class api.CodeConfig or api.CodeNoMemory.
 func Check(s api.Settings, h Host) error {
 	switch {
+	case s.Arch != "" && s.Arch != "amd64" && s.Arch != "arm64":
+		return bad("ask for amd64 or arm64", "there are no guests of architecture %q", s.Arch)
 	case s.CPUs < 1:
 		return bad("give it at least one", "a machine with %d CPUs cannot run", s.CPUs)
 	case s.CPUs > h.CPUs:
@@ -76,10 +78,11 @@ func bad(hint, format string, args ...any) error {
 
 // document is the file as it is written.
 type document struct {
-	Version int  `yaml:"version"`
-	CPUs    int  `yaml:"cpus"`
-	Memory  size `yaml:"memory"`
-	Disk    size `yaml:"disk"`
+	Version int    `yaml:"version"`
+	CPUs    int    `yaml:"cpus"`
+	Memory  size   `yaml:"memory"`
+	Disk    size   `yaml:"disk"`
+	Arch    string `yaml:"arch,omitempty"`
 }
 
 const heading = "# The settings of a Coracle machine. They count from its next start; the disk can grow, not shrink.\n"
@@ -105,7 +108,7 @@ var unknownKey = regexp.MustCompile(`field (\S+) not found in type \S+`)
 
 // Parse decodes settings; what they leave out is as in def.
 func Parse(data []byte, def api.Settings) (api.Settings, error) {
-	doc := document{Version: Version, CPUs: def.CPUs, Memory: size(def.Memory), Disk: size(def.Disk)}
+	doc := document{Version: Version, CPUs: def.CPUs, Memory: size(def.Memory), Disk: size(def.Disk), Arch: def.Arch}
 	var head struct { // a later format may have keys that this one has not: say that it is later
 		Version int            `yaml:"version"`
 		Rest    map[string]any `yaml:",inline"`
@@ -121,7 +124,7 @@ func Parse(data []byte, def api.Settings) (api.Settings, error) {
 	if doc.Version != Version {
 		return def, fmt.Errorf("settings have version %d: want %d", doc.Version, Version)
 	}
-	return api.Settings{CPUs: doc.CPUs, Memory: int64(doc.Memory), Disk: int64(doc.Disk)}, nil
+	return api.Settings{CPUs: doc.CPUs, Memory: int64(doc.Memory), Disk: int64(doc.Disk), Arch: doc.Arch}, nil
 }
 
 // plain tells a decoder's error in one line and in a user's words.
@@ -141,7 +144,7 @@ func Save(path string, s api.Settings) error {
 	buf.WriteString(heading)
 	enc := yaml.NewEncoder(&buf)
 	enc.SetIndent(2)
-	if err := enc.Encode(document{Version: Version, CPUs: s.CPUs, Memory: size(s.Memory), Disk: size(s.Disk)}); err != nil {
+	if err := enc.Encode(document{Version: Version, CPUs: s.CPUs, Memory: size(s.Memory), Disk: size(s.Disk), Arch: s.Arch}); err != nil {
 		return err
 	}
 	tmp := path + "~"

@@ -117,7 +117,7 @@ func (m *Machine) prepare(ctx context.Context) (cfg vm.Config, secret []byte, er
 	m.status.Settings = settings
 	m.mu.Unlock()
 	m.step("settings", began)
-	cfg.CPUs, cfg.Memory = settings.CPUs, settings.Memory
+	cfg.CPUs, cfg.Memory, cfg.Arch = settings.CPUs, settings.Memory, settings.Arch
 
 	m.progress("checking the guest image")
 	began = time.Now()

@@ -1,0 +1,9 @@
+package main
+
+import "os"
+
+// releaseOutput ends standard output for its reader.
+func releaseOutput() {
+	os.Stdout.Close()
+	os.Stderr.Close()
+}

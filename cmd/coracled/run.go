@@ -1,0 +1,259 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"runtime"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"github.com/coracle-engine/coracle/host/api"
+	"github.com/coracle-engine/coracle/host/config"
+	"github.com/coracle-engine/coracle/host/diagnose"
+	"github.com/coracle-engine/coracle/host/dockerproxy"
+	"github.com/coracle-engine/coracle/host/integrate"
+	"github.com/coracle-engine/coracle/host/lock"
+	"github.com/coracle-engine/coracle/host/machine"
+	"github.com/coracle-engine/coracle/host/paths"
+	"github.com/coracle-engine/coracle/host/server"
+	"github.com/coracle-engine/coracle/host/socket"
+	"github.com/coracle-engine/coracle/vm"
+	"github.com/coracle-engine/coracle/vm/drivers"
+)
+
+// options are what `coracled run` was told.
+type options struct {
+	name         string
+	cpus         int
+	memory, disk int64
+	arch         string
+	context      bool
+	since        time.Time
+}
+
+const (
+	// lockWait is how long the hypervisor of a killed host process may take to let go of the machine's lock.
+	lockWait = 5 * time.Second
+	// engineWait is how long a docker client waits for an engine that is starting.
+	engineWait = 2 * time.Minute
+)
+
+// errTold marks a failure that the machine's own events have told.
+var errTold = errors.New("machine failed")
+
+// run owns the machine from its lock to its end.
+func (o options) run(ctx context.Context, home string) error {
+	place, err := paths.ForMachine(home, o.name)
+	if err != nil {
+		return err
+	}
+	_, err = os.Stat(place.Dir)
+	fresh := errors.Is(err, os.ErrNotExist)
+	if err := os.MkdirAll(place.RunDir(), 0o700); err != nil {
+		return fmt.Errorf("make machine's directory: %w", err)
+	}
+	held, err := own(ctx, place)
+	if err != nil {
+		return err
+	}
+	defer held.Close()
+	err = o.serve(ctx, home, place, held)
+	if rmErr := os.RemoveAll(place.RunDir()); rmErr != nil && err == nil {
+		err = rmErr
+	}
+	if _, noBoot := os.Stat(place.Console()); err != nil && fresh && noBoot != nil {
+		os.RemoveAll(place.Dir) // it never booted: there is nothing in it but what we just made
+	}
+	return err
+}
+
+// own takes the machine's lock. One that is held by a process that answers is not waited for.
+func own(ctx context.Context, place paths.Machine) (*os.File, error) {
+	f, err := lock.Take(ctx, place.Lock(), 0)
+	if !errors.Is(err, lock.ErrHeld) {
+		return f, err
+	}
+	if conn, dialErr := socket.Dial(ctx, place.APISocket()); dialErr == nil {
+		conn.Close()
+	} else if f, err = lock.Take(ctx, place.Lock(), lockWait); !errors.Is(err, lock.ErrHeld) {
+		return f, err
+	}
+	return nil, api.Errorf(api.CodeRunning, "machine %q belongs to a process that is running", place.Name)
+}
+
+// serve opens the machine's sockets, runs it, and closes them.
+func (o options) serve(ctx context.Context, home string, place paths.Machine, held *os.File) error {
+	logs, err := openLog(place.Log())
+	if err != nil {
+		return err
+	}
+	defer logs.Close()
+	_ = debug.SetCrashOutput(logs.file, debug.CrashOptions{})
+	log := slog.New(slog.NewTextHandler(logs, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	log.Info("launched", "name", o.name, "pid", os.Getpid(), "home", home)
+
+	m := machine.New(o.machineConfig(home, place, held, log))
+	apiListener, err := socket.Listen(place.APISocket())
+	if err != nil {
+		return fmt.Errorf("open API socket: %w", err)
+	}
+	defer apiListener.Close()
+	dockerListener, err := socket.Listen(place.DockerSocket())
+	if err != nil {
+		return fmt.Errorf("open Docker socket: %w", err)
+	}
+	defer dockerListener.Close()
+
+	var beside sync.WaitGroup
+	defer beside.Wait()
+	proxyCtx, stopProxy := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopProxy()
+	proxy := dockerproxy.Proxy{Log: log, Dial: func(ctx context.Context) (net.Conn, error) {
+		ctx, cancel := context.WithTimeout(ctx, engineWait)
+		defer cancel()
+		return m.DialDocker(ctx)
+	}}
+	beside.Go(func() {
+		if err := proxy.Serve(proxyCtx, dockerListener); err != nil {
+			log.Error("docker proxy ended", "err", err)
+		}
+	})
+	srv := server.New(m, log)
+	beside.Go(func() { _ = srv.Serve(apiListener) })
+	beside.Go(func() { tell(m) })
+
+	runErr := m.Run(ctx)
+	bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	defer cancel()
+	if srv.Shutdown(bounded) != nil { // a shell or a watcher that does not read
+		srv.Close()
+	}
+	if runErr != nil {
+		return fmt.Errorf("%w: %w", errTold, runErr)
+	}
+	return nil
+}
+
+// tell writes the machine's events to standard output until its start has succeeded or failed, and lets go of it.
+func tell(m *machine.Machine) {
+	enc := json.NewEncoder(os.Stdout)
+	up := errors.New("up")
+	_ = m.Watch(context.Background(), func(e api.Event) error {
+		_ = enc.Encode(e) // nobody reads any more: go on
+		if e.Kind == api.EventState && e.State == api.Running || e.Kind == api.EventError {
+			return up
+		}
+		return nil
+	})
+	releaseOutput()
+}
+
+func (o options) machineConfig(home string, place paths.Machine, held *os.File, log *slog.Logger) machine.Config {
+	files := &files{home: home, place: place}
+	settings := func() (api.Settings, error) {
+		s, err := o.settings(place)
+		files.settings = s
+		return s, err
+	}
+	cfg := machine.Config{
+		Name: o.name, Since: o.since,
+		Drivers:  drivers.All(log, cacheDir(home)),
+		VM:       vm.Config{Name: o.name, RunDir: place.RunDir(), Console: place.Console(), KeepOpen: []*os.File{held}},
+		Settings: settings, Files: files,
+		DockerSocket: place.DockerSocket(), ContextName: paths.ContextName(o.name),
+		Ping:    func(ctx context.Context) error { return ping(ctx, place) },
+		Explain: func(err error) *api.Error { return diagnose.Explain(err, o.name) },
+		Save:    func(st api.Status) { save(place, st, log) },
+		Log:     log, Timeouts: machine.DefaultTimeouts,
+	}
+	if o.context {
+		cfg.Docker = dockerContext(place)
+	}
+	return cfg
+}
+
+// guestArch is the architecture, as GOARCH spells it, of a machine's guest.
+func guestArch(s api.Settings) string {
+	if s.Arch != "" {
+		return s.Arch
+	}
+	return runtime.GOARCH
+}
+
+func dockerContext(place paths.Machine) integrate.Context {
+	user, _ := os.UserHomeDir() // docker's own default needs it too
+	return integrate.Context{
+		DockerDir: integrate.DockerDir(os.Getenv, user), Name: paths.ContextName(place.Name),
+		Description: "Coracle machine " + place.Name, Host: place.DockerHost(), Former: place.FormerContext(),
+	}
+}
+
+// settings are the machine's own, with what the user asked for now put over them.
+func (o options) settings(place paths.Machine) (api.Settings, error) {
+	host, err := config.ThisHost()
+	if err != nil {
+		return api.Settings{}, err
+	}
+	s, err := config.Load(place.Config(), config.Default(host))
+	if err != nil {
+		return s, err
+	}
+	for _, over := range []struct{ from, to *int64 }{{&o.memory, &s.Memory}, {&o.disk, &s.Disk}} {
+		if *over.from != 0 {
+			*over.to = *over.from
+		}
+	}
+	if o.cpus != 0 {
+		s.CPUs = o.cpus
+	}
+	if o.arch != "" {
+		s.Arch = o.arch
+	}
+	if err := config.Check(s, host); err != nil {
+		return s, err
+	}
+	return s, nil
+}
+
+// ping asks the Engine API as any client of the machine's Docker socket would.
+func ping(ctx context.Context, place paths.Machine) error {
+	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return socket.Dial(ctx, place.DockerSocket())
+	}}
+	defer transport.CloseIdleConnections()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://docker/_ping", nil)
+	if err != nil {
+		return err
+	}
+	resp, err := (&http.Client{Transport: transport}).Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("_ping answered %s", resp.Status)
+	}
+	return nil
+}
+
+// save keeps the status for when this process is gone. A disk that is full loses it, not the machine.
+func save(place paths.Machine, st api.Status, log *slog.Logger) {
+	data, err := json.Marshal(st)
+	tmp := place.Last() + "~"
+	if err == nil {
+		err = os.WriteFile(tmp, data, 0o600)
+	}
+	if err == nil {
+		err = os.Rename(tmp, place.Last())
+	}
+	if err != nil {
+		log.Warn("save status", "err", err)
+	}
+}

@@ -1,0 +1,87 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"runtime"
+
+	"github.com/coracle-engine/coracle/host/api"
+	"github.com/coracle-engine/coracle/host/config"
+	"github.com/coracle-engine/coracle/host/diagnose"
+	"github.com/coracle-engine/coracle/host/image"
+	"github.com/coracle-engine/coracle/host/lock"
+	"github.com/coracle-engine/coracle/host/paths"
+	"github.com/coracle-engine/coracle/images/manifest"
+	"github.com/coracle-engine/coracle/vm/drivers"
+)
+
+// cacheDir is where drivers remember what a probe found.
+func cacheDir(home string) string { return filepath.Join(home, "cache") }
+
+// remove deletes a machine that does not run, with all its data.
+func remove(ctx context.Context, home, name string) error {
+	place, err := paths.ForMachine(home, name)
+	if err != nil {
+		return err
+	}
+	if _, err := os.Stat(place.Dir); errors.Is(err, os.ErrNotExist) {
+		return api.Errorf(api.CodeNotFound, "there is no machine %q", name)
+	}
+	held, err := lock.Take(ctx, place.Lock(), 0)
+	if errors.Is(err, lock.ErrHeld) {
+		return &api.Error{Code: api.CodeRunning, Message: fmt.Sprintf("machine %q is running", name), Hint: "run `coracle stop " + name + "` first"}
+	}
+	if err != nil {
+		return err
+	}
+	defer held.Close()
+	if err := dockerContext(place).Unset(); err != nil {
+		return err
+	}
+	// The settings go last: what an interrupted removal leaves is still known as a machine, and can be removed again.
+	for _, file := range []string{place.DataDisk(), place.Dir} {
+		if err := os.RemoveAll(file); err != nil {
+			return fmt.Errorf("remove machine: %w", err)
+		}
+	}
+	return nil
+}
+
+// doctor looks for whatever could keep a machine from starting.
+func doctor(ctx context.Context, home string) ([]api.Check, error) {
+	host, err := config.ThisHost()
+	if err != nil {
+		return nil, err
+	}
+	return diagnose.Checks(ctx, diagnose.Subject{
+		Home:    home,
+		Drivers: drivers.All(slog.New(slog.DiscardHandler), ""),
+		Image: func() (string, error) {
+			dir, err := findImage(runtime.GOARCH)
+			if err != nil {
+				return "", err
+			}
+			m, _, err := manifest.Load(dir)
+			if err != nil {
+				return "", err
+			}
+			return fmt.Sprintf("version %s, kernel %s, in %s", m.Version, m.KernelName, dir), nil
+		},
+		Space:  func() (free, needed int64, err error) { return image.Free(existing(home)) },
+		Memory: host.Memory, Default: config.Default(host).Memory,
+	}), nil
+}
+
+// existing is dir, or the nearest directory above it that there is.
+func existing(dir string) string {
+	for {
+		if _, err := os.Stat(dir); err == nil || dir == filepath.Dir(dir) {
+			return dir
+		}
+		dir = filepath.Dir(dir)
+	}
+}
