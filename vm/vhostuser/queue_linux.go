@@ -24,8 +24,8 @@ const (
 )
 
 // Queue is a split virtqueue (virtio 1.2 section 2.7) that the front end has started. Pop, Push, Notify and the two about
-// kicks are for one goroutine at a time; Wait may run beside them. Any error is final: the ring is broken, nothing more
-// comes out of it, and Wait returns the same error.
+// kicks are for one goroutine at a time; Wait may run beside them. Any error is final: nothing more comes out of the ring,
+// and Wait returns the same error.
 type Queue struct {
 	index int
 	size  uint16
@@ -119,7 +119,7 @@ func (q *Queue) Index() int { return q.index }
 // Fresh is whether a driver has just set the queue up, rather than the front end resumed it where it had stopped.
 func (q *Queue) Fresh() bool { return q.fresh }
 
-// Pop takes the next request of the guest into c. It returns false if there is none.
+// Pop takes the next request of the guest into c. It returns false if there is none, and ErrStopped as Wait does.
 func (q *Queue) Pop(c *Chain) (bool, error) {
 	if err := q.failed(); err != nil {
 		return false, err
@@ -202,18 +202,19 @@ func (q *Queue) Wait() error {
 		return q.failed()
 	case err == nil:
 		return nil
-	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, os.ErrClosed):
-		return ErrStopped
 	}
 	return fmt.Errorf("wait for a kick: %w", err)
 }
 
+// Fail marks the queue as broken and ends Wait: for a device that finds nonsense in a Chain. It returns err with the queue
+// named.
+func (q *Queue) Fail(err error) error { return q.fail(err) }
+
 // fail marks the queue as broken and ends Wait.
 func (q *Queue) fail(err error) error {
 	err = fmt.Errorf("queue %d: %w", q.index, err)
-	q.err.Store(&err)
-	q.stop()
-	return err
+	q.end(err)
+	return q.failed()
 }
 
 func (q *Queue) failed() error {
@@ -223,7 +224,13 @@ func (q *Queue) failed() error {
 	return nil
 }
 
-func (q *Queue) stop() { q.kick.SetReadDeadline(time.Unix(1, 0)) }
+// stop makes Pop and Wait return ErrStopped, even while the guest goes on to fill the ring.
+func (q *Queue) stop() { q.end(ErrStopped) }
+
+func (q *Queue) end(err error) {
+	q.err.CompareAndSwap(nil, &err)
+	q.kick.SetReadDeadline(time.Unix(1, 0))
+}
 
 // caller is the eventfd by which the driver is called. The front end replaces it while the queue runs.
 type caller struct {

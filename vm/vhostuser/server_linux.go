@@ -58,7 +58,7 @@ func Serve(ctx context.Context, conn *net.UnixConn, dev Device, log *slog.Logger
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		if err == io.EOF || errors.Is(err, unix.ECONNRESET) {
+		if errors.Is(err, io.EOF) || errors.Is(err, unix.ECONNRESET) {
 			return nil
 		}
 		if err != nil {

@@ -96,7 +96,8 @@ func (r *vring) stop() {
 	}
 	r.q.stop()
 	<-r.done
-	r.base, r.resumed = r.q.next, r.q.failed() == nil
+	r.q.Notify() // of what the device pushed last
+	r.base, r.resumed = r.q.next, r.q.failed() == ErrStopped
 	r.mem.release()
 	r.q, r.mem = nil, nil
 }
