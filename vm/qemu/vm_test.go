@@ -179,3 +179,26 @@ func TestRealErrors(t *testing.T) {
 		})
 	}
 }
+
+// BenchmarkStart is the launch of QEMU until the virtual CPUs run, and the plug pulled.
+func BenchmarkStart(b *testing.B) {
+	dir := imageDir(b, runtime.GOARCH)
+	d := New(vmtest.Logger(false), filepath.Join(b.TempDir(), "qemu.json"))
+	cfg := vm.Config{Name: "bench", CPUs: 2, Memory: 2 << 30, Kernel: kernel(dir), Initrd: filepath.Join(dir, "initrd")}
+	var starts time.Duration
+	for b.Loop() {
+		m, err := d.Open(b.Context(), cfg)
+		if err != nil {
+			b.Fatal(err)
+		}
+		begin := time.Now()
+		if err := m.Start(b.Context()); err != nil {
+			b.Fatal(err)
+		}
+		starts += time.Since(begin)
+		if err := m.Stop(b.Context()); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(float64(starts.Milliseconds())/float64(b.N), "ms/start")
+}
