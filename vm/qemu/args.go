@@ -16,13 +16,6 @@ const (
 	tcg = "tcg"
 )
 
-// The user-mode network that every guest finds: its own address, the gateway, the name server. They are QEMU's defaults.
-const (
-	GuestAddress = "10.0.2.15/24"
-	Gateway      = "10.0.2.2"
-	DNS          = "10.0.2.3"
-)
-
 // launch is one QEMU as plain data.
 type launch struct {
 	cfg   vm.Config
@@ -127,6 +120,7 @@ func (l launch) devices() []string {
 		nic += ",mac=" + l.cfg.Network.MAC
 	}
 	return []string{
+		// QEMU's own network for users: guest 10.0.2.15/24, gateway 10.0.2.2, name server 10.0.2.3.
 		"-netdev", "user,id=net,ipv6=off", "-device", nic,
 		"-device", "virtio-rng-pci",
 		// Pages that the guest no longer uses go back to the host.

@@ -149,7 +149,7 @@ func (m *machine) hasRoom() bool {
 		if d.ReadOnly || unix.Statfs(filepath.Dir(d.Path), &fs) != nil {
 			continue
 		}
-		if uint64(fs.Bavail)*uint64(fs.Bsize) < room {
+		if fs.Bavail*uint64(fs.Bsize) < room {
 			return false
 		}
 	}
