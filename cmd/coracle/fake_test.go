@@ -69,6 +69,7 @@ func fakeRun(home string, args []string) error {
 	since := f.Int64("since", 0, "")
 	withContext := f.Bool("context", true, "")
 	cpus, memory, disk := f.Int("cpus", 2, ""), f.Int64("memory", 4<<30, ""), f.Int64("disk", 64<<30, "")
+	arch := f.String("arch", "", "")
 	if err := f.Parse(args); err != nil {
 		return err
 	}
@@ -80,7 +81,7 @@ func fakeRun(home string, args []string) error {
 	fm.status = api.Status{
 		Name: m.Name, State: api.Starting, PID: os.Getpid(), Driver: "qemu", Accelerator: "tcg",
 		Note: "/dev/kvm is missing, so the guest runs slowly", DiskUsed: 1234567890, DockerSocket: m.DockerSocket(),
-		Settings: api.Settings{CPUs: *cpus, Memory: *memory, Disk: *disk},
+		Settings: api.Settings{CPUs: *cpus, Memory: *memory, Disk: *disk, Arch: *arch},
 		Image:    api.Image{Version: "2026.11.1", Digest: "sha256:0123456789abcdef0123", Kernel: "6.12.57-cloud"},
 		Started:  time.Now(),
 	}

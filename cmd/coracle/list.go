@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/coracle-engine/coracle/host/api"
+	"github.com/coracle-engine/coracle/host/paths"
 )
 
 func newList(a *app) *cobra.Command {
@@ -28,6 +29,11 @@ func newList(a *app) *cobra.Command {
 			list, err := api.List(ctx, home)
 			if err != nil {
 				return err
+			}
+			for i, st := range list {
+				if m, err := paths.ForMachine(home, st.Name); err == nil {
+					list[i] = withDisk(st, m)
+				}
 			}
 			if json {
 				return a.stdout.json(append([]api.Status{}, list...))

@@ -120,5 +120,13 @@ func (a *app) status(ctx context.Context, args []string) (paths.Machine, *api.Cl
 	if errors.Is(err, context.DeadlineExceeded) {
 		err = &api.Error{Code: api.CodeInternal, Message: "machine \"" + m.Name + "\" has a host process that does not answer", Hint: "see `coracle logs " + m.Name + "`; if need be, end its process coracled and start again"}
 	}
-	return m, c, st, err
+	return m, c, withDisk(st, m), err
+}
+
+// withDisk adds what the data disk takes now: no process need tell, and one that has ended cannot.
+func withDisk(st api.Status, m paths.Machine) api.Status {
+	if st.DiskUsed == 0 {
+		st.DiskUsed = diskUsed(m.DataDisk())
+	}
+	return st
 }

@@ -44,6 +44,9 @@ left as it is. Interrupting this command does not end the start.`,
 			if cmd.Flags().Changed("cpus") && o.cpus < 1 {
 				return usageError{err: fmt.Errorf("invalid argument \"%d\" for \"--cpus\" flag: want at least 1", o.cpus)}
 			}
+			if cmd.Flags().Changed("arch") && o.arch != "amd64" && o.arch != "arm64" {
+				return usageError{err: fmt.Errorf("invalid argument %q for \"--arch\" flag: want amd64 or arm64", o.arch)}
+			}
 			return a.start(cmd.Context(), args, o)
 		},
 	}

@@ -63,6 +63,7 @@ func (a *app) statusRows(st api.Status, now time.Time) [][]string {
 		add("cpus", fmt.Sprint(st.Settings.CPUs))
 		add("memory", formatSize(st.Settings.Memory))
 		add("disk", fmt.Sprintf("%s (%s used)", formatSize(st.Settings.Disk), formatSize(st.DiskUsed)))
+		add("arch", printable(st.Settings.Arch))
 	}
 	add("image", image(st.Image))
 	if st.PID != 0 {

@@ -31,10 +31,11 @@ type clientVersion struct {
 }
 
 type machineVersion struct {
-	Name   string    `json:"name"`
-	Driver string    `json:"driver"`
-	Image  api.Image `json:"image"`
-	Docker string    `json:"docker,omitempty"` // the Docker Engine's
+	Name        string    `json:"name"`
+	Driver      string    `json:"driver"`
+	Accelerator string    `json:"accelerator"`
+	Image       api.Image `json:"image"`
+	Docker      string    `json:"docker,omitempty"` // the Docker Engine's
 }
 
 func newVersion(a *app) *cobra.Command {
@@ -54,7 +55,7 @@ func newVersion(a *app) *cobra.Command {
 				return err
 			}
 			if err == nil && st.State == api.Running {
-				v.Machine = &machineVersion{Name: st.Name, Driver: driver(st), Image: st.Image, Docker: engineVersion(ctx, st.DockerSocket)}
+				v.Machine = &machineVersion{Name: st.Name, Driver: st.Driver, Accelerator: st.Accelerator, Image: st.Image, Docker: engineVersion(ctx, st.DockerSocket)}
 			}
 			if json {
 				return a.stdout.json(v)
