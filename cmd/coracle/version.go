@@ -62,7 +62,8 @@ func newVersion(a *app) *cobra.Command {
 			}
 			rows := [][]string{{"coracle", v.Client.Version + ", " + v.Client.System + ", " + v.Client.Go}}
 			if m := v.Machine; m != nil {
-				rows = append(rows, []string{"machine", m.Name + ", " + m.Driver}, []string{"image", image(m.Image)}, []string{"docker", oneLine(m.Docker)})
+				rows = append(rows, []string{"machine", m.Name + ", " + driver(st)},
+					[]string{"image", image(m.Image)}, []string{"docker", oneLine(m.Docker)})
 			}
 			a.stdout.table(rows)
 			return nil
