@@ -130,13 +130,16 @@ func (a *app) startFailed(ctx context.Context, m paths.Machine, err error, json 
 func (a *app) started(st api.Status, o startOptions, ours bool) {
 	took := time.Since(a.began).Seconds()
 	what := fmt.Sprintf("%s, %s of memory, %s", count(st.Settings.CPUs, "CPU"), formatSize(st.Settings.Memory), driver(st))
-	if ours {
+	switch {
+	case ours:
 		a.stdout.printf("Machine %q runs after %.1f s: %s\n", st.Name, took, what)
-	} else {
+	case st.Ready.After(a.began):
+		a.stdout.printf("Machine %q runs, started by another command: %s\n", st.Name, what)
+	default:
 		a.stdout.printf("Machine %q was running already: %s\n", st.Name, what)
-		if o.cpus != 0 || o.memory != 0 || o.disk != 0 || o.arch != "" {
-			a.note("the settings given have no effect until it is stopped and started again")
-		}
+	}
+	if !ours && (o.cpus != 0 || o.memory != 0 || o.disk != 0 || o.arch != "") {
+		a.note("the settings given have no effect on a machine that runs: stop it first")
 	}
 	if st.Note != "" {
 		a.note(st.Note)
