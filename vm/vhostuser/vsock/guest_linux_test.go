@@ -28,17 +28,20 @@ type guest struct {
 	f      *vhosttest.Frontend
 	rx, tx *vhosttest.Queue
 
-	mu      sync.Mutex
-	space   sync.Cond
-	slots   []uint64          // free transmit buffers
-	sending map[int]uint64    // transmit buffers by chain
-	buffers map[int]uint64    // receive buffers by chain
-	starved bool              // offers no receive buffers
-	conns   map[ports]*socket // by host's and guest's port
-	listen  map[uint32]func(*socket)
-	seen    []header // packets for nobody
-	next    uint32
-	wg      sync.WaitGroup
+	mu       sync.Mutex
+	space    sync.Cond
+	slots    []uint64       // free transmit buffers
+	sending  map[int]uint64 // transmit buffers by chain
+	buffers  map[int]uint64 // receive buffers by chain
+	starved  bool           // offers no receive buffers
+	down     bool
+	mute     bool              // leaves packets for nobody unanswered
+	withheld []uint64          // receive buffers not offered while starved
+	conns    map[ports]*socket // by host's and guest's port
+	listen   map[uint32]func(*socket)
+	seen     []header // packets for nobody
+	next     uint32
+	wg       sync.WaitGroup
 }
 
 // boot starts a guest on d. The test's end stops it.
@@ -79,12 +82,14 @@ func (g *guest) shutdown() {
 	g.f.Close()
 	g.rx.Close()
 	g.tx.Close()
-	g.wg.Wait()
 	g.mu.Lock()
-	defer g.mu.Unlock()
+	g.down = true
+	g.space.Broadcast()
 	for _, s := range g.conns {
 		s.end(errGone)
 	}
+	g.mu.Unlock()
+	g.wg.Wait()
 }
 
 func (g *guest) offer(addr uint64) {
@@ -99,22 +104,15 @@ func (g *guest) offer(addr uint64) {
 func (g *guest) starve(on bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.starved = on; !on {
-		g.refill()
+	if g.starved = on; on {
+		return
 	}
-}
-
-func (g *guest) refill() {
-	for head, addr := range g.buffers {
-		if addr&1 != 0 { // used and not offered again
-			delete(g.buffers, head)
-			defer g.offer(addr &^ 1)
-		}
+	for _, addr := range g.withheld {
+		g.offer(addr)
 	}
-	defer func() {
-		g.rx.Publish()
-		g.rx.Kick(false)
-	}()
+	g.withheld = nil
+	g.rx.Publish()
+	g.rx.Kick(false)
 }
 
 func (g *guest) receive() {
@@ -127,14 +125,17 @@ func (g *guest) receive() {
 			if !ok {
 				break
 			}
-			addr := g.buffers[head]
+			addr, ok := g.buffers[head]
+			if !ok { // a hostile guest's
+				continue
+			}
 			delete(g.buffers, head)
 			g.handle(g.f.Bytes(addr, n))
 			spent = append(spent, addr)
 		}
 		for _, addr := range spent {
 			if g.starved {
-				g.buffers[1000+len(g.buffers)] = addr | 1
+				g.withheld = append(g.withheld, addr)
 			} else {
 				g.offer(addr)
 			}
@@ -175,6 +176,9 @@ func (g *guest) reap() {
 // send sends a packet: the header in a descriptor of its own, the data in pieces, or all in one. g.mu is held.
 func (g *guest) send(h header, data []byte) {
 	for len(g.slots) == 0 {
+		if g.down {
+			return
+		}
 		if g.reap(); len(g.slots) == 0 && !g.tx.Arm() {
 			g.space.Wait()
 		}
@@ -243,7 +247,7 @@ func (g *guest) handle(b []byte) {
 			defer g.wg.Done()
 			accept(s)
 		}()
-	case h.op != opReset:
+	case h.op != opReset && !g.mute:
 		g.seen = append(g.seen, h)
 		g.send(header{srcCID: guestCID, dstCID: hostCID, srcPort: p.guest, dstPort: p.host, typ: typeStream, op: opReset}, nil)
 	default:

@@ -63,17 +63,17 @@ type reader struct {
 // writer is the direction to the guest.
 type writer struct {
 	ready    sync.Cond
-	pending  []byte // small writes that wait for credit; goes before data
-	data     []byte // what is left of a waiting Write's own bytes
-	cnt      uint32 // bytes sent, ever
-	fwd      uint32 // bytes that the guest's application has read, ever
-	alloc    uint32 // the guest's buffer
+	pending  []byte   // small writes that wait for credit; goes before data
+	data     []byte   // what is left of a waiting Write's own bytes
+	cnt      uint32   // bytes sent, ever
+	fwd      uint32   // bytes that the guest's application has read, ever
+	alloc    uint32   // the guest's buffer
 	ends     []uint32 // cnt after each packet that the guest has not read to its end
-	asked    bool   // for credit, since it last grew
-	refused  bool   // the guest receives no more
-	shut     uint32 // which directions we want shut, once all is sent
-	shutSent uint32 // and which of them the guest knows
-	queued   bool   // waits in the outbox; guarded by the outbox
+	asked    bool     // for credit, since it last grew
+	refused  bool     // the guest receives no more
+	shut     uint32   // which directions we want shut, once all is sent
+	shutSent uint32   // and which of them the guest knows
+	queued   bool     // waits in the outbox; guarded by the outbox
 	deadline deadline
 }
 
@@ -136,13 +136,18 @@ func (c *conn) receive(h *header, ch *vhostuser.Chain) {
 	}
 }
 
-// credit takes the guest's word on its buffer. It returns false if the guest claims to have read what was never sent.
+// credit takes the guest's word on its buffer, unless a later word has overtaken it. It returns false if the guest claims to
+// have read what was never sent.
 func (c *conn) credit(h *header) bool {
 	w := &c.w
-	if h.fwdCnt-w.fwd > w.cnt-w.fwd {
-		return h.op == opReset
+	more := h.fwdCnt - w.fwd
+	if int32(more) < 0 || h.op == opReset {
+		return true
 	}
-	if h.fwdCnt != w.fwd {
+	if more > w.cnt-w.fwd {
+		return false
+	}
+	if more > 0 {
 		w.asked = false
 	}
 	w.alloc, w.fwd = h.bufAlloc, h.fwdCnt
