@@ -144,8 +144,12 @@ func (a *app) started(st api.Status, o startOptions, ours bool) {
 	if st.Note != "" {
 		a.note(st.Note)
 	}
-	if st.Context != "" {
+	switch {
+	case st.Context == "":
+	case ours:
 		a.stdout.printf("The docker context %q is selected.\n", st.Context)
+	default: // the user may have selected another one since
+		a.stdout.printf("The docker context %q leads to it.\n", st.Context)
 	}
 }
 
