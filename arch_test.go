@@ -21,13 +21,14 @@ const module = "github.com/coracle-engine/coracle/"
 // is not listed fails the test: say what it may know before it exists.
 var arrows = map[string][]string{
 	"cmd/coracle":         {"host/api", "host/paths"},
-	"cmd/coracled":        {"host/*", "vm", "vm/drivers"},
+	"cmd/coracled":        {"host/*", "guest/api", "vm", "vm/drivers"},
 	"cmd/coracle-guest":   {"guest/*"},
 	"vm":                  {},
 	"vm/qemu":             {"vm", "vm/vhostuser", "vm/vhostuser/vsock"},
 	"vm/drivers":          {"vm", "vm/qemu"},
 	"vm/vhostuser":        {"vm"},
 	"vm/vhostuser/vsock":  {"vm", "vm/vhostuser"},
+	"vm/vhostuser/*":      {"vm", "vm/vhostuser", "vm/vhostuser/*"},
 	"vm/vmtest":           {"vm"},
 	"vm/vmtest/testguest": {"vm/vmtest"},
 	"guest/api":           {},
@@ -44,6 +45,7 @@ var arrows = map[string][]string{
 	"host/dockerproxy":    {},
 	"host/image":          {"images/manifest", "guest/api", "host/api"},
 	"host/socket":         {},
+	"host/lock":           {},
 	"host/paths":          {},
 	"host/config":         {"host/api"},
 	"host/integrate":      {"host/paths"},

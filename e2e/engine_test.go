@@ -2,8 +2,10 @@ package e2e
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -14,6 +16,7 @@ import (
 	"time"
 
 	"github.com/creack/pty"
+	"golang.org/x/sys/unix"
 )
 
 // TestEngine walks the docker CLI through the forwarded socket of one machine, as issue 3 lists it.
@@ -127,13 +130,33 @@ func runCodes(t *testing.T, u *user) {
 // terminal starts the docker CLI on a terminal of 33 rows and 99 columns.
 func terminal(t *testing.T, u *user, args ...string) (*exec.Cmd, *os.File) {
 	t.Helper()
-	cmd := u.command(t.Context(), "docker", args...)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	t.Cleanup(cancel)
+	cmd := u.command(ctx, "docker", args...)
 	f, err := pty.StartWithSize(cmd, &pty.Winsize{Rows: 33, Cols: 99})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { f.Close() })
 	return cmd, f
+}
+
+// typeIn types text once the docker CLI has taken the terminal, as a person would: what comes earlier is for the shell.
+func typeIn(t *testing.T, f *os.File, text string) {
+	t.Helper()
+	eventually(t, patience, func() error {
+		mode, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
+		if err != nil {
+			return err
+		}
+		if mode.Lflag&unix.ICANON != 0 {
+			return errors.New("the terminal is not raw")
+		}
+		return nil
+	})
+	if _, err := io.WriteString(f, text); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // expect reads from a terminal until text was seen.
@@ -154,9 +177,7 @@ func expect(t *testing.T, f *os.File, text string) string {
 
 func runTTY(t *testing.T, u *user) {
 	cmd, f := terminal(t, u, "run", "--rm", "-it", "toolbox", "cat")
-	if _, err := io.WriteString(f, "typed\r\x04"); err != nil {
-		t.Fatal(err)
-	}
+	typeIn(t, f, "typed\r\x04")
 	expect(t, f, "typed\r\ntyped\r\n") // its echo, then cat's copy
 	if err := cmd.Wait(); err != nil {
 		t.Errorf("run -it … cat after ^D: %v", err)
@@ -246,9 +267,9 @@ func execInto(t *testing.T, u *user) {
 
 func attachDetach(t *testing.T, u *user) {
 	cmd, f := terminal(t, u, "run", "--name", "seat", "-it", "toolbox", "cat")
-	io.WriteString(f, "first\r")
+	typeIn(t, f, "first\r")
 	expect(t, f, "first\r\nfirst\r\n")
-	io.WriteString(f, "\x10\x11") // ctrl-p ctrl-q
+	typeIn(t, f, "\x10\x11") // ctrl-p ctrl-q
 	if err := cmd.Wait(); err != nil {
 		t.Errorf("detach from run: %v", err)
 	}
@@ -257,9 +278,9 @@ func attachDetach(t *testing.T, u *user) {
 		t.Fatalf("after the detach keys, running is %s", got)
 	}
 	cmd, f = terminal(t, u, "attach", "--detach-keys", "ctrl-x", "seat")
-	io.WriteString(f, "second\r")
+	typeIn(t, f, "second\r")
 	expect(t, f, "second\r\nsecond\r\n")
-	io.WriteString(f, "\x18")
+	typeIn(t, f, "\x18")
 	if err := cmd.Wait(); err != nil && !strings.Contains(err.Error(), "exit status 1") {
 		t.Errorf("detach from attach: %v", err)
 	}

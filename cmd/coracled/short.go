@@ -15,7 +15,6 @@ import (
 	"github.com/coracle-engine/coracle/host/image"
 	"github.com/coracle-engine/coracle/host/lock"
 	"github.com/coracle-engine/coracle/host/paths"
-	"github.com/coracle-engine/coracle/images/manifest"
 	"github.com/coracle-engine/coracle/vm/drivers"
 )
 
@@ -65,11 +64,11 @@ func doctor(ctx context.Context, home string) ([]api.Check, error) {
 			if err != nil {
 				return "", err
 			}
-			m, _, err := manifest.Load(dir)
+			img, err := image.Look(dir)
 			if err != nil {
 				return "", err
 			}
-			return fmt.Sprintf("version %s, kernel %s, in %s", m.Version, m.KernelName, dir), nil
+			return fmt.Sprintf("version %s, kernel %s, in %s", img.Version, img.Kernel, dir), nil
 		},
 		Space:  func() (free, needed int64, err error) { return image.Free(existing(home)) },
 		Memory: host.Memory, Default: config.Default(host).Memory,

@@ -116,3 +116,12 @@ func place(tmp, dir, digest string, m *manifest.Manifest) error {
 	}
 	return nil
 }
+
+// Look says which image lies in source, without verifying more than its manifest.
+func Look(source string) (api.Image, error) {
+	m, digest, err := manifest.Load(source)
+	if err != nil {
+		return api.Image{}, corrupt(source, err)
+	}
+	return api.Image{Version: m.Version, Digest: digest, Kernel: m.KernelName}, nil
+}
