@@ -128,7 +128,8 @@ const (
 func refuse(client net.Conn, reason error) {
 	_ = client.SetDeadline(time.Now().Add(refuseTime))
 	limited := &io.LimitedReader{R: client, N: maxHead}
-	if _, err := http.ReadRequest(bufio.NewReader(limited)); err != nil {
+	req, err := http.ReadRequest(bufio.NewReader(limited))
+	if err != nil {
 		return
 	}
 	body, err := json.Marshal(map[string]string{"message": reason.Error()})
@@ -137,8 +138,9 @@ func refuse(client net.Conn, reason error) {
 	}
 	resp := http.Response{
 		StatusCode: http.StatusServiceUnavailable, ProtoMajor: 1, ProtoMinor: 1, Close: true,
-		Header: http.Header{"Content-Type": {"application/json"}},
-		Body:   io.NopCloser(bytes.NewReader(body)), ContentLength: int64(len(body)),
+		Request: req, // an answer to HEAD has no body
+		Header:  http.Header{"Content-Type": {"application/json"}},
+		Body:    io.NopCloser(bytes.NewReader(body)), ContentLength: int64(len(body)),
 	}
 	if resp.Write(client) != nil {
 		return
