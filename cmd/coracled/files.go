@@ -10,6 +10,7 @@ import (
 	"github.com/coracle-engine/coracle/host/api"
 	"github.com/coracle-engine/coracle/host/config"
 	"github.com/coracle-engine/coracle/host/image"
+	"github.com/coracle-engine/coracle/host/machine"
 	"github.com/coracle-engine/coracle/host/paths"
 )
 
@@ -33,15 +34,16 @@ func findImage(arch string) (string, error) {
 	return image.Find(image.Places(os.Getenv("CORACLE_IMAGE"), exe, arch), arch)
 }
 
-func (f *files) Image(context.Context) (img api.Image, kernel, root string, err error) {
+func (f *files) Image(context.Context) (machine.Assets, error) {
 	dir, err := findImage(guestArch(f.settings))
 	if err != nil {
-		return img, "", "", err
+		return machine.Assets{}, err
 	}
 	if f.image, err = image.Install(paths.Images(f.home), dir); err != nil {
-		return img, "", "", err
+		return machine.Assets{}, err
 	}
-	return f.image.Image, f.image.Kernel(), f.image.Root(), nil
+	i := f.image
+	return machine.Assets{Image: i.Image, Kernel: i.Kernel(), Unpacked: i.Unpacked(), Root: i.Root()}, nil
 }
 
 // Disk also keeps the settings: by now all of them are known to be possible.

@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/coracle-engine/coracle/host/api"
 	"github.com/coracle-engine/coracle/images/manifest"
@@ -19,10 +20,19 @@ import (
 type Image struct {
 	api.Image
 	Dir string
+	elf bool // it has manifest.KernelELF
 }
 
 // Kernel is the kernel's path.
 func (i Image) Kernel() string { return filepath.Join(i.Dir, manifest.Kernel) }
+
+// Unpacked is the path of the same kernel, already decompressed; empty where the image has none.
+func (i Image) Unpacked() string {
+	if !i.elf {
+		return ""
+	}
+	return filepath.Join(i.Dir, manifest.KernelELF)
+}
 
 // Initrd is the initramfs's path, as the image has it.
 func (i Image) Initrd() string { return filepath.Join(i.Dir, manifest.Initrd) }
@@ -77,6 +87,7 @@ func Install(images, source string) (Image, error) {
 	}
 	dir := filepath.Join(images, digest)
 	img := Image{Dir: dir, Image: api.Image{Version: m.Version, Digest: digest, Kernel: m.KernelName}}
+	img.elf = slices.ContainsFunc(m.Files, func(f manifest.File) bool { return f.Name == manifest.KernelELF })
 	if installed(dir, digest, m) {
 		return img, nil
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"runtime"
 	"sync"
 	"time"
 
@@ -60,12 +61,16 @@ func (m *Machine) start(ctx context.Context) (*boot, error) {
 	var found probed
 	var probing sync.WaitGroup
 	probing.Go(func() { found = m.probe(ctx) })
-	cfg, secret, err := m.prepare(ctx)
+	ready, err := m.prepare(ctx)
 	probing.Wait()
 	if err = errors.Join(err, found.err); err != nil {
 		return nil, err
 	}
-	b := &boot{secret: secret, knocked: make(chan struct{}), ready: make(chan struct{}), failed: make(chan error, 1), exited: make(chan struct{})}
+	cfg := ready.cfg
+	if found.emulates(cfg.Arch) && ready.unpacked != "" {
+		cfg.Kernel = ready.unpacked
+	}
+	b := &boot{secret: ready.secret, knocked: make(chan struct{}), ready: make(chan struct{}), failed: make(chan error, 1), exited: make(chan struct{})}
 	beside, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	b.cancel = cancel
 	if err := m.launch(ctx, b, found.driver, cfg); err != nil {
@@ -79,7 +84,14 @@ func (m *Machine) start(ctx context.Context) (*boot, error) {
 
 type probed struct {
 	driver vm.Driver
+	caps   vm.Capabilities
 	err    error
+}
+
+// emulates is whether a guest of architecture arch (empty: the host's) would run by emulation. Where that cannot be told the
+// answer is no, which costs time and not safety.
+func (p probed) emulates(arch string) bool {
+	return p.caps.Accelerator == "tcg" || arch != "" && arch != runtime.GOARCH
 }
 
 // probe finds the first driver that works here.
@@ -97,7 +109,7 @@ func (m *Machine) probe(ctx context.Context) probed {
 		m.mu.Unlock()
 		m.step("probe "+d.Name(), began)
 		m.cfg.Log.Info("hypervisor", "driver", d.Name(), "version", caps.Version, "accelerator", caps.Accelerator, "reason", caps.Reason)
-		return probed{driver: d}
+		return probed{driver: d, caps: caps}
 	}
 	if len(errs) == 0 {
 		return probed{err: fmt.Errorf("find a hypervisor: %w", vm.ErrNotSupported)}
@@ -105,55 +117,62 @@ func (m *Machine) probe(ctx context.Context) probed {
 	return probed{err: errors.Join(errs...)}
 }
 
+// prepared is what a boot needs, all of it on the disk.
+type prepared struct {
+	cfg      vm.Config
+	unpacked string // see Assets
+	secret   []byte
+}
+
 // prepare brings everything to the disk that the boot needs.
-func (m *Machine) prepare(ctx context.Context) (cfg vm.Config, secret []byte, err error) {
-	cfg = m.cfg.VM
+func (m *Machine) prepare(ctx context.Context) (prepared, error) {
+	p := prepared{cfg: m.cfg.VM}
 	began := time.Now()
 	settings, err := m.cfg.Settings()
 	if err != nil {
-		return cfg, nil, err
+		return p, err
 	}
 	m.mu.Lock()
 	m.status.Settings = settings
 	m.mu.Unlock()
 	m.step("settings", began)
-	cfg.CPUs, cfg.Memory, cfg.Arch = settings.CPUs, settings.Memory, settings.Arch
+	p.cfg.CPUs, p.cfg.Memory, p.cfg.Arch = settings.CPUs, settings.Memory, settings.Arch
 
 	m.progress("checking the guest image")
 	began = time.Now()
-	img, kernel, root, err := m.cfg.Files.Image(ctx)
+	img, err := m.cfg.Files.Image(ctx)
 	if err != nil {
-		return cfg, nil, err
+		return p, err
 	}
 	m.mu.Lock()
-	m.status.Image = img
+	m.status.Image = img.Image
 	m.mu.Unlock()
 	m.step("image", began)
 
 	began = time.Now()
 	data, err := m.cfg.Files.Disk(settings.Disk)
 	if err != nil {
-		return cfg, nil, err
+		return p, err
 	}
 	m.step("data disk", began)
 
 	began = time.Now()
-	secret = make([]byte, guestapi.SecretLen)
-	rand.Read(secret) // never fails: it ends the process instead
+	p.secret = make([]byte, guestapi.SecretLen)
+	rand.Read(p.secret) // never fails: it ends the process instead
 	initrd, err := m.cfg.Files.Initrd(guestapi.Boot{
-		Version: guestapi.Version, Secret: secret,
+		Version: guestapi.Version, Secret: p.secret,
 		Spec: guestapi.Spec{Hostname: m.hostname(), Network: network},
 	})
 	if err != nil {
-		return cfg, nil, err
+		return p, err
 	}
 	m.step("initramfs", began)
-	cfg.Kernel, cfg.Initrd = kernel, initrd
-	cfg.Disks = []vm.Disk{
-		{Path: root, Serial: guestapi.SerialRoot, ReadOnly: true},
+	p.cfg.Kernel, p.cfg.Initrd, p.unpacked = img.Kernel, initrd, img.Unpacked
+	p.cfg.Disks = []vm.Disk{
+		{Path: img.Root, Serial: guestapi.SerialRoot, ReadOnly: true},
 		{Path: data, Serial: guestapi.SerialData},
 	}
-	return cfg, secret, ctx.Err()
+	return p, ctx.Err()
 }
 
 func (m *Machine) hostname() string {

@@ -26,14 +26,25 @@ import (
 
 // Files is what has to lie on the host's disk before a boot.
 type Files interface {
-	// Image verifies the guest image and returns it, with the paths of its kernel and root file system.
-	Image(ctx context.Context) (img api.Image, kernel, root string, err error)
+	// Image verifies the guest image and returns it.
+	Image(ctx context.Context) (Assets, error)
 	// Disk makes the data disk size bytes large and returns its path.
 	Disk(size int64) (string, error)
 	// Initrd writes the initramfs with boot in it and returns its path.
 	Initrd(boot guestapi.Boot) (string, error)
 	// Booted removes the initramfs: the guest has it.
 	Booted()
+}
+
+// Assets is a guest image and the paths of its files.
+type Assets struct {
+	api.Image
+	Kernel string
+	// Unpacked is the same kernel, already decompressed; empty where the image has none. A guest that is emulated boots it
+	// a second sooner. Its addresses are not randomised (no KASLR), which is why a guest that runs on the processor itself
+	// and decompresses in no time boots Kernel.
+	Unpacked string
+	Root     string
 }
 
 // Selector makes the machine known to docker's own command line, and takes it back.
