@@ -1,10 +1,10 @@
 package api
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -15,6 +15,9 @@ import (
 
 // Dialer opens a raw stream to one of the guest's ports; vm.Machine's Dial is one.
 type Dialer func(ctx context.Context, port uint32) (net.Conn, error)
+
+// maxLine bounds an event and any other answer of the guest's, in bytes.
+const maxLine = 1 << 20
 
 // Client is the host's side. Its methods may be called from several goroutines.
 type Client struct {
@@ -84,18 +87,22 @@ func (c *Client) Watch(ctx context.Context, f func(Event) error) error {
 		return err
 	}
 	defer resp.Body.Close()
-	for dec := json.NewDecoder(resp.Body); ; {
+	lines := bufio.NewScanner(resp.Body)
+	lines.Buffer(nil, maxLine) // the guest is not trusted with our memory
+	for lines.Scan() {
 		var e Event
-		if err := dec.Decode(&e); err != nil {
-			if errors.Is(err, io.EOF) {
-				err = io.ErrUnexpectedEOF
-			}
+		if err := json.Unmarshal(lines.Bytes(), &e); err != nil {
 			return fmt.Errorf("watch guest: %w", err)
 		}
 		if err := f(e); err != nil {
 			return err
 		}
 	}
+	err = lines.Err()
+	if err == nil {
+		err = io.ErrUnexpectedEOF
+	}
+	return fmt.Errorf("watch guest: %w", err)
 }
 
 func (c *Client) call(ctx context.Context, method, path string, in, out any) error {
@@ -107,7 +114,7 @@ func (c *Client) call(ctx context.Context, method, path string, in, out any) err
 	if out == nil {
 		return nil
 	}
-	if err := json.NewDecoder(resp.Body).Decode(out); err != nil {
+	if err := json.NewDecoder(io.LimitReader(resp.Body, maxLine)).Decode(out); err != nil {
 		return fmt.Errorf("decode guest's answer to %s: %w", path, err)
 	}
 	return nil

@@ -57,10 +57,13 @@ func Launch(ctx context.Context, o LaunchOptions, f func(Event) error) (started 
 		}
 	}
 	err = c.spawn(ctx, o, f)
-	if CodeOf(err) == CodeRunning {
-		return false, c.follow(ctx, f) // another one was quicker
+	if CodeOf(err) != CodeRunning {
+		return true, err
 	}
-	return true, err
+	if other := c.follow(ctx, f); CodeOf(other) != CodeNotRunning { // another one was quicker
+		return false, other
+	}
+	return false, err // the owner answers nobody: what is left of a process that was killed
 }
 
 // live is the status that a host process answers with, a zero one where there is none.
