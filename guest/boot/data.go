@@ -47,6 +47,9 @@ func Data(ctx context.Context, log *slog.Logger, run Exec, device string) error 
 		}
 		sb.Blocks = 0 // fills the disk
 	case Ext4:
+		if sb.Size() > size {
+			return fmt.Errorf("data disk has %d bytes and its file system %d: the machine's data.img was cut short; make it as long as it was", size, sb.Size())
+		}
 		if sb.Errors {
 			log.Warn("checking the data disk: its file system has noted errors")
 			// 1: errors were corrected (man 8 e2fsck, exit code).

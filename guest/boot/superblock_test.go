@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -152,4 +153,24 @@ func TestFormat(t *testing.T) {
 func exists(path string) bool {
 	_, err := os.Stat(path)
 	return err == nil
+}
+
+func TestDataRefuses(t *testing.T) {
+	none := func(context.Context, []int, string, ...string) error {
+		t.Error("a program was run")
+		return nil
+	}
+	for name, c := range map[string]struct {
+		change func(*os.File)
+		want   string
+	}{
+		"foreign":   {put(t, 510, 0x55, 0xAA), "left as it is"},
+		"cut short": {put(t, superblockAt, superblock(func(b []byte) { b[0x7] = 1 })...), "cut short"},
+		"senseless": {put(t, superblockAt, superblock(func(b []byte) { b[0x18] = 60 })...), "block size"},
+	} {
+		err := Data(t.Context(), slog.New(slog.DiscardHandler), none, disk(t, c.change).Name())
+		if err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: Data() = %v: want an error with %q", name, err, c.want)
+		}
+	}
 }
