@@ -84,10 +84,13 @@ func exit(args []string) error {
 	return nil
 }
 
-// hold waits for ever, deaf to nothing: the default action of a signal ends it.
+// hold waits for SIGTERM, which process 1 of a container must ask for to get.
 func hold([]string) error {
+	c := make(chan os.Signal, 1)
+	signal.Notify(c, syscall.SIGTERM)
 	fmt.Println("holding")
-	select {}
+	<-c
+	return nil
 }
 
 // onStop waits for SIGTERM and then writes a file, to show that an orderly stop reached it.
