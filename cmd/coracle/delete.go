@@ -36,7 +36,7 @@ func (a *app) delete(ctx context.Context, args []string, yes bool) error {
 	if err != nil {
 		return err
 	}
-	if st.PID != 0 {
+	if alive(st) {
 		return &api.Error{Code: api.CodeRunning, Message: fmt.Sprintf("machine %q is %s", m.Name, st.State), Hint: "run `coracle stop " + m.Name + "` first"}
 	}
 	loss := "all its images, containers and volumes"

@@ -19,6 +19,7 @@ import (
 
 	guestapi "github.com/coracle-engine/coracle/guest/api"
 	"github.com/coracle-engine/coracle/host/api"
+	"github.com/coracle-engine/coracle/host/lock"
 	"github.com/coracle-engine/coracle/host/paths"
 	"github.com/coracle-engine/coracle/host/server"
 	"github.com/coracle-engine/coracle/host/socket"
@@ -56,6 +57,7 @@ type fakeMachine struct {
 	paths.Machine
 	since time.Time
 	ended chan struct{} // closed when the machine has stopped
+	bye   func() error  // closes the Docker socket
 
 	mu     sync.Mutex
 	status api.Status
@@ -100,6 +102,16 @@ func (m *fakeMachine) run() error {
 	if err := os.MkdirAll(m.Dir, 0o700); err != nil {
 		return err
 	}
+	held, err := lock.Take(context.Background(), m.Lock(), 0)
+	if errors.Is(err, lock.ErrHeld) {
+		m.waitForFile("api.sock")
+		m.tell(api.Event{Kind: api.EventError, Error: api.Errorf(api.CodeRunning, "another one was quicker")})
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer held.Close()
 	log := "level=INFO msg=\"machine starts\"\n"
 	console := "[    0.000000] Linux version 6.12\r\n\x1b]0;evil\x07[    0.1] up\n"
 	if err := errors.Join(os.WriteFile(m.Log(), []byte(log), 0o600), os.WriteFile(m.Console(), []byte(console), 0o600)); err != nil {
@@ -116,6 +128,7 @@ func (m *fakeMachine) run() error {
 	engine := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		fmt.Fprint(w, `{"Version":"29.9.9\u001b[2J"}`)
 	})}
+	m.bye = engine.Close
 	go engine.Serve(dockerSocket)
 	srv := server.New(m, slog.New(slog.DiscardHandler))
 	if os.Getenv("FAKE_MUTE") == "" {
@@ -133,10 +146,10 @@ func (m *fakeMachine) run() error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
-	return errors.Join(srv.Shutdown(ctx), engine.Close())
+	return srv.Shutdown(ctx)
 }
 
-// waitForFile is how a process that answers nobody is ended.
+// waitForFile waits until the machine has that file.
 func (m *fakeMachine) waitForFile(name string) {
 	for range 2000 {
 		if _, err := os.Stat(filepath.Join(m.Dir, name)); err == nil {
@@ -214,7 +227,7 @@ func (m *fakeMachine) Stop(bool) {
 	m.stop.Do(func() {
 		m.tell(api.Event{Kind: api.EventState, State: api.Stopped})
 		last, _ := json.Marshal(m.Status())
-		_ = os.WriteFile(m.Last(), last, 0o600)
+		_ = errors.Join(m.bye(), os.WriteFile(m.Last(), last, 0o600))
 		close(m.ended)
 	})
 }

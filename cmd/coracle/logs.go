@@ -98,6 +98,9 @@ func (l *logReader) copyNew() error {
 		if err := errors.Join(err1, err2); err != nil || os.SameFile(was, is) {
 			return errors.Join(err, now.Close())
 		}
+		if err := l.copyRest(); err != nil { // written between our look at it and its renaming
+			return errors.Join(err, now.Close())
+		}
 		l.file.Close()
 	}
 	l.file, l.at = now, 0

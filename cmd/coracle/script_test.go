@@ -29,6 +29,7 @@ func TestScripts(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"append":   appendLine,
 			"wait-for": waitFor,
+			"link":     hardLink,
 		},
 		Setup: func(env *testscript.Env) error {
 			home := filepath.Join(env.WorkDir, "h")
@@ -54,6 +55,12 @@ func appendLine(ts *testscript.TestScript, _ bool, args []string) {
 	_, err = f.WriteString(args[1] + "\n")
 	ts.Check(err)
 	ts.Check(f.Close())
+}
+
+// hardLink is `link OLD NEW`: another name for a program. A copy could not be run at once: a process that is forked
+// meanwhile still has it open for writing ("text file busy").
+func hardLink(ts *testscript.TestScript, _ bool, args []string) {
+	ts.Check(os.Link(ts.MkAbs(args[0]), ts.MkAbs(args[1])))
 }
 
 // waitFor is `wait-for FILE [TEXT]`: until the file exists and holds the text.

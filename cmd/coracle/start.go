@@ -100,6 +100,9 @@ func (a *app) start(ctx context.Context, args []string, o startOptions) error {
 	if err != nil {
 		return err
 	}
+	if st.State != api.Running {
+		return api.Errorf(api.CodeNotRunning, "machine %q did run, but is %s now", m.Name, st.State)
+	}
 	if o.json {
 		return a.stdout.jsonLine(startLine{Status: &st})
 	}

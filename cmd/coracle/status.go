@@ -55,7 +55,7 @@ func (a *app) statusRows(st api.Status, now time.Time) [][]string {
 		add("error", a.stdout.paint(red, oneLine(st.Error.Message)))
 		add("hint", oneLine(st.Error.Hint))
 	}
-	if st.PID != 0 { // else it is how the machine ran, not how it will
+	if alive(st) { // else it is how the machine ran, not how it will
 		add("driver", driver(st))
 		add("note", oneLine(st.Note))
 	}
@@ -66,7 +66,7 @@ func (a *app) statusRows(st api.Status, now time.Time) [][]string {
 		add("arch", printable(st.Settings.Arch))
 	}
 	add("image", image(st.Image))
-	if st.PID != 0 {
+	if alive(st) {
 		add("socket", st.DockerSocket)
 	}
 	add("context", st.Context)

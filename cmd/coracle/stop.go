@@ -34,7 +34,7 @@ func (a *app) stop(ctx context.Context, args []string, force bool) error {
 	if err != nil {
 		return err
 	}
-	if st.PID == 0 {
+	if !alive(st) {
 		a.stdout.printf("Machine %q is not running.\n", m.Name)
 		return nil
 	}
@@ -54,4 +54,9 @@ func (a *app) stop(ctx context.Context, args []string, force bool) error {
 	}
 	a.stdout.printf("Machine %q is stopped.\n", m.Name)
 	return nil
+}
+
+// alive is whether there is a machine to stop: a host process that is about to end has none any more.
+func alive(st api.Status) bool {
+	return st.State == api.Starting || st.State == api.Running || st.State == api.Stopping
 }
