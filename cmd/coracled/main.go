@@ -59,10 +59,10 @@ func dispatch(ctx context.Context, home, command string, args []string) error {
 		if err != nil {
 			return err
 		}
-		return answer(struct{}{}, remove(ctx, home, name))
+		return answer(struct{}{}, remove(ctx, home, name), name)
 	case "doctor":
 		checks, err := doctor(ctx, home)
-		return answer(checks, err)
+		return answer(checks, err, "")
 	}
 	fmt.Fprint(os.Stderr, usage)
 	os.Exit(2)
@@ -107,10 +107,10 @@ func told(err error, name string) error {
 	return err
 }
 
-// answer prints a short command's result, or its error as JSON.
-func answer(v any, err error) error {
+// answer prints a short command's result, or its error about machine name, as JSON.
+func answer(v any, err error, name string) error {
 	if err != nil {
-		v = diagnose.Explain(err, "")
+		v = diagnose.Explain(err, name)
 	}
 	return errors.Join(err, json.NewEncoder(os.Stdout).Encode(v))
 }

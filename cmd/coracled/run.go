@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/user"
 	"runtime"
 	"runtime/debug"
 	"sync"
@@ -18,6 +19,7 @@ import (
 	"github.com/coracle-engine/coracle/host/config"
 	"github.com/coracle-engine/coracle/host/diagnose"
 	"github.com/coracle-engine/coracle/host/dockerproxy"
+	"github.com/coracle-engine/coracle/host/image"
 	"github.com/coracle-engine/coracle/host/integrate"
 	"github.com/coracle-engine/coracle/host/lock"
 	"github.com/coracle-engine/coracle/host/machine"
@@ -39,8 +41,10 @@ type options struct {
 }
 
 const (
-	// lockWait is how long the hypervisor of a killed host process may take to let go of the machine's lock.
+	// lockWait is how long the hypervisor of a killed host process may take to let go of the machine's lock; openWait how
+	// long a host process that has just taken it may take to answer.
 	lockWait = 5 * time.Second
+	openWait = 300 * time.Millisecond
 	// engineWait is how long a docker client waits for an engine that is starting.
 	engineWait = 2 * time.Minute
 )
@@ -56,9 +60,6 @@ func (o options) run(ctx context.Context, home string) error {
 	}
 	_, err = os.Stat(place.Dir)
 	fresh := errors.Is(err, os.ErrNotExist)
-	if err := os.MkdirAll(place.RunDir(), 0o700); err != nil {
-		return fmt.Errorf("make machine's directory: %w", err)
-	}
 	held, err := own(ctx, place)
 	if err != nil {
 		return err
@@ -74,18 +75,28 @@ func (o options) run(ctx context.Context, home string) error {
 	return err
 }
 
-// own takes the machine's lock. One that is held by a process that answers is not waited for.
+// own makes the machine's directory, where there is none, and takes its lock. One that is held by a process that answers is
+// not waited for.
 func own(ctx context.Context, place paths.Machine) (*os.File, error) {
-	f, err := lock.Take(ctx, place.Lock(), 0)
-	if !errors.Is(err, lock.ErrHeld) {
-		return f, err
+	for _, wait := range []time.Duration{0, openWait, lockWait} {
+		if err := os.MkdirAll(place.RunDir(), 0o700); err != nil {
+			return nil, fmt.Errorf("make machine's directory: %w", err)
+		}
+		f, err := lock.Take(ctx, place.Lock(), wait)
+		if errors.Is(err, os.ErrNotExist) {
+			continue // a first start failed beside us, and took the directory with it
+		}
+		if !errors.Is(err, lock.ErrHeld) {
+			return f, err
+		}
+		if conn, err := socket.Dial(ctx, place.APISocket()); err == nil {
+			conn.Close()
+			return nil, api.Errorf(api.CodeRunning, "machine %q is running", place.Name)
+		}
 	}
-	if conn, dialErr := socket.Dial(ctx, place.APISocket()); dialErr == nil {
-		conn.Close()
-	} else if f, err = lock.Take(ctx, place.Lock(), lockWait); !errors.Is(err, lock.ErrHeld) {
-		return f, err
-	}
-	return nil, api.Errorf(api.CodeRunning, "machine %q belongs to a process that is running", place.Name)
+	return nil, &api.Error{Code: api.CodeRunning,
+		Message: fmt.Sprintf("machine %q belongs to a process that does not answer", place.Name),
+		Hint:    "find it with `fuser " + place.Lock() + "` and end it, then try again"}
 }
 
 // serve opens the machine's sockets, runs it, and closes them.
@@ -125,11 +136,14 @@ func (o options) serve(ctx context.Context, home string, place paths.Machine, he
 			log.Error("docker proxy ended", "err", err)
 		}
 	})
-	srv := server.New(m, log)
+	srv := server.New(measured{m, place}, log)
 	beside.Go(func() { _ = srv.Serve(apiListener) })
 	beside.Go(func() { tell(m) })
 
 	runErr := m.Run(ctx)
+	if !o.context { // one that a killed process left would lead nowhere now
+		o.forgetContext(place, log)
+	}
 	bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
 	if srv.Shutdown(bounded) != nil { // a shell or a watcher that does not read
@@ -139,6 +153,18 @@ func (o options) serve(ctx context.Context, home string, place paths.Machine, he
 		return fmt.Errorf("%w: %w", errTold, runErr)
 	}
 	return nil
+}
+
+// measured is a machine whose status tells what its disk takes.
+type measured struct {
+	*machine.Machine
+	place paths.Machine
+}
+
+func (m measured) Status() api.Status {
+	st := m.Machine.Status()
+	st.DiskUsed = image.DiskUsed(m.place.DataDisk())
+	return st
 }
 
 // tell writes the machine's events to standard output until its start has succeeded or failed, and lets go of it.
@@ -179,6 +205,12 @@ func (o options) machineConfig(home string, place paths.Machine, held *os.File, 
 	return cfg
 }
 
+func (o options) forgetContext(place paths.Machine, log *slog.Logger) {
+	if err := dockerContext(place).Unset(); err != nil {
+		log.Warn("docker context", "err", err)
+	}
+}
+
 // guestArch is the architecture, as GOARCH spells it, of a machine's guest.
 func guestArch(s api.Settings) string {
 	if s.Arch != "" {
@@ -188,9 +220,12 @@ func guestArch(s api.Settings) string {
 }
 
 func dockerContext(place paths.Machine) integrate.Context {
-	user, _ := os.UserHomeDir() // docker's own default needs it too
+	home, err := os.UserHomeDir()
+	if u, uerr := user.Current(); err != nil && uerr == nil { // where $HOME is not set, docker looks there too
+		home = u.HomeDir
+	}
 	return integrate.Context{
-		DockerDir: integrate.DockerDir(os.Getenv, user), Name: paths.ContextName(place.Name),
+		DockerDir: integrate.DockerDir(os.Getenv, home), Name: paths.ContextName(place.Name),
 		Description: "Coracle machine " + place.Name, Host: place.DockerHost(), Former: place.FormerContext(),
 	}
 }
@@ -245,6 +280,7 @@ func ping(ctx context.Context, place paths.Machine) error {
 
 // save keeps the status for when this process is gone. A disk that is full loses it, not the machine.
 func save(place paths.Machine, st api.Status, log *slog.Logger) {
+	st.DiskUsed = image.DiskUsed(place.DataDisk())
 	data, err := json.Marshal(st)
 	tmp := place.Last() + "~"
 	if err == nil {

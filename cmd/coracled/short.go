@@ -13,7 +13,6 @@ import (
 	"github.com/coracle-engine/coracle/host/config"
 	"github.com/coracle-engine/coracle/host/diagnose"
 	"github.com/coracle-engine/coracle/host/image"
-	"github.com/coracle-engine/coracle/host/lock"
 	"github.com/coracle-engine/coracle/host/paths"
 	"github.com/coracle-engine/coracle/vm/drivers"
 )
@@ -30,10 +29,7 @@ func remove(ctx context.Context, home, name string) error {
 	if _, err := os.Stat(place.Dir); errors.Is(err, os.ErrNotExist) {
 		return api.Errorf(api.CodeNotFound, "there is no machine %q", name)
 	}
-	held, err := lock.Take(ctx, place.Lock(), 0)
-	if errors.Is(err, lock.ErrHeld) {
-		return &api.Error{Code: api.CodeRunning, Message: fmt.Sprintf("machine %q is running", name), Hint: "run `coracle stop " + name + "` first"}
-	}
+	held, err := own(ctx, place)
 	if err != nil {
 		return err
 	}
