@@ -43,6 +43,19 @@ func (b *boot) hasExited() bool {
 	}
 }
 
+// diesNow is whether a stream to the guest broke because the hypervisor died, which is known a little later.
+func (m *Machine) diesNow(ctx context.Context, b *boot) bool {
+	limit := time.NewTimer(m.cfg.Timeouts.Death)
+	defer limit.Stop()
+	select {
+	case <-b.exited:
+		return true
+	case <-ctx.Done():
+	case <-limit.C:
+	}
+	return false
+}
+
 // wait ends what runs beside the virtual machine.
 func (b *boot) wait() {
 	b.cancel()
@@ -271,7 +284,7 @@ func (m *Machine) greet(ctx context.Context, b *boot) {
 	}
 	hello, err := b.guest.Hello(ctx)
 	if err != nil {
-		if ctx.Err() == nil {
+		if ctx.Err() == nil && !m.diesNow(ctx, b) && ctx.Err() == nil {
 			b.giveUp(fmt.Errorf("greet the guest: %w: %w", vm.ErrGuestFailed, err))
 		}
 		return
@@ -313,7 +326,7 @@ func (m *Machine) awaitEngine(ctx context.Context, b *boot) error {
 	ctx, cancel := context.WithTimeout(ctx, greetTime)
 	defer cancel()
 	if err := m.cfg.Ping(ctx); err != nil {
-		if b.hasExited() {
+		if m.diesNow(ctx, b) {
 			return m.died(b)
 		}
 		return fmt.Errorf("ask the Docker Engine: %w: %w", vm.ErrGuestFailed, err)

@@ -42,13 +42,12 @@ func (m *Machine) follow(ctx context.Context, b *boot) {
 		f.hear(e)
 		return nil
 	})
-	if ctx.Err() != nil || b.hasExited() {
+	if ctx.Err() != nil || m.diesNow(ctx, b) || ctx.Err() != nil {
 		return
 	}
 	select {
 	case <-b.ready:
 		m.cfg.Log.Warn("the guest tells no more", "err", err)
-	case <-b.exited:
 	default:
 		b.giveUp(fmt.Errorf("listen to the guest: %w: %w", vm.ErrGuestFailed, err))
 	}

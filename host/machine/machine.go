@@ -58,10 +58,11 @@ type Timeouts struct {
 	Boot     time.Duration // from the virtual machine's start to the guest's first sign
 	Engine   time.Duration // from there to the Engine API's answer
 	Shutdown time.Duration // for an orderly end
+	Death    time.Duration // from a broken stream to the news that the hypervisor is dead
 }
 
 // DefaultTimeouts leave room for a guest without hardware support on a busy host.
-var DefaultTimeouts = Timeouts{Boot: 3 * time.Minute, Engine: 3 * time.Minute, Shutdown: 45 * time.Second}
+var DefaultTimeouts = Timeouts{Boot: 3 * time.Minute, Engine: 3 * time.Minute, Shutdown: 45 * time.Second, Death: 2 * time.Second}
 
 // Config is what a machine is made of.
 type Config struct {
@@ -137,8 +138,13 @@ func (m *Machine) Run(ctx context.Context) error {
 	}
 	close(m.ended)
 	if b != nil {
-		m.end(b)
+		died := m.end(b)
+		if err == nil && died != nil { // not in order: what it was about to write may be lost
+			err = died
+			m.fail(err)
+		}
 	}
+	m.cfg.Files.Booted() // where it never did
 	m.unselect()
 	if err != nil {
 		m.enter(api.Failed)
@@ -166,12 +172,15 @@ func (m *Machine) running(ctx context.Context, b *boot) error {
 	}
 }
 
-// end brings the virtual machine down, in order where the guest can still be asked.
-func (m *Machine) end(b *boot) {
+// end brings the virtual machine down, in order where the guest can still be asked. The error is why it died meanwhile, or
+// had died before.
+func (m *Machine) end(b *boot) error {
 	defer b.wait()
-	defer m.cfg.Files.Booted()
-	if b.vm == nil || b.hasExited() {
-		return
+	if b.vm == nil {
+		return nil
+	}
+	if b.hasExited() {
+		return b.exitErr
 	}
 	m.enter(api.Stopping)
 	ctx, cancel := context.WithTimeout(context.Background(), m.cfg.Timeouts.Shutdown)
@@ -180,7 +189,7 @@ func (m *Machine) end(b *boot) {
 		m.progress("waiting for containers and disks to come to rest")
 		select {
 		case <-b.exited:
-			return
+			return b.exitErr
 		case <-m.force:
 		case <-ctx.Done():
 			m.cfg.Log.Warn("the guest did not shut down in time: pulling its plug", "timeout", m.cfg.Timeouts.Shutdown)
@@ -190,6 +199,7 @@ func (m *Machine) end(b *boot) {
 		m.cfg.Log.Error("stop virtual machine", "err", err)
 	}
 	<-b.exited
+	return b.exitErr
 }
 
 // askShutdown is whether the guest has taken the order.
