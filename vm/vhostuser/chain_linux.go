@@ -29,6 +29,22 @@ type Chain struct {
 	done int    // bytes written to in
 }
 
+// NewChain makes a Chain over plain memory, for a device's own tests. It cannot be pushed to a Queue.
+func NewChain(out, in [][]byte) *Chain {
+	c := &Chain{out: cursor{segs: out}, in: cursor{segs: in}}
+	c.count()
+	return c
+}
+
+// count sets how many bytes are ahead.
+func (c *Chain) count() {
+	for _, cur := range []*cursor{&c.out, &c.in} {
+		for _, s := range cur.segs {
+			cur.left += len(s)
+		}
+	}
+}
+
 // cursor walks segments.
 type cursor struct {
 	segs [][]byte
@@ -110,11 +126,7 @@ func (w *walker) chain(c *Chain, table []byte, head uint16) error {
 	if err := w.walk(c, table, head, false); err != nil {
 		return fmt.Errorf("descriptor chain %d: %w", head, err)
 	}
-	for _, cur := range []*cursor{&c.out, &c.in} {
-		for _, s := range cur.segs {
-			cur.left += len(s)
-		}
-	}
+	c.count()
 	return nil
 }
 

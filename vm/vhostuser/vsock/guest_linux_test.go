@@ -169,8 +169,8 @@ func (g *guest) reap() {
 		}
 		g.slots = append(g.slots, g.sending[head])
 		delete(g.sending, head)
+		g.space.Signal()
 	}
-	g.space.Broadcast()
 }
 
 // send sends a packet: the header in a descriptor of its own, the data in pieces, or all in one. g.mu is held.
