@@ -88,6 +88,7 @@ func Install(images, source string) (Image, error) {
 	dir := filepath.Join(images, digest)
 	img := Image{Dir: dir, Image: api.Image{Version: m.Version, Digest: digest, Kernel: m.KernelName}}
 	img.elf = slices.ContainsFunc(m.Files, func(f manifest.File) bool { return f.Name == manifest.KernelELF })
+	defer touch(dir)
 	if installed(dir, digest, m) {
 		return img, nil
 	}

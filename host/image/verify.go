@@ -21,6 +21,10 @@ const (
 	tmpPrefix = ".new-"
 	stampName = "verified.json"
 	tmpAge    = time.Hour // what is older was left by a process that died
+
+	// unusedAge is how long an image stays that no machine has started from. Where it is wanted again, it is installed again;
+	// a machine that has run for longer keeps its open files.
+	unusedAge = 7 * 24 * time.Hour
 )
 
 // stamp is what a file looked like when its digest was found right. Whatever changes its bytes changes one of these (the
@@ -155,14 +159,24 @@ func diskError(what string, err error) error {
 	return fmt.Errorf("%s: %w", what, err)
 }
 
-// sweep removes what processes that died left behind.
+// touch marks an image as used now.
+func touch(dir string) {
+	now := time.Now()
+	_ = os.Chtimes(dir, now, now) // it may not be there
+}
+
+// sweep removes what processes that died left behind, and images that nobody uses any more.
 func sweep(images string) {
 	entries, err := os.ReadDir(images)
 	if err != nil {
 		return
 	}
 	for _, e := range entries {
-		if info, err := e.Info(); err == nil && strings.HasPrefix(e.Name(), tmpPrefix) && time.Since(info.ModTime()) > tmpAge {
+		age := unusedAge
+		if strings.HasPrefix(e.Name(), tmpPrefix) {
+			age = tmpAge
+		}
+		if info, err := e.Info(); err == nil && time.Since(info.ModTime()) > age {
 			removeTree(filepath.Join(images, e.Name()))
 		}
 	}
