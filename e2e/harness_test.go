@@ -92,13 +92,11 @@ func (r result) String() string {
 // command makes one of our programs, or the docker CLI that comes with it, ready to run as u.
 func (u *user) command(ctx context.Context, name string, args ...string) *exec.Cmd {
 	path := filepath.Join(root, "build/bin", name)
-	env := u.env
 	if name == "docker" {
 		path = filepath.Join(root, "build/libexec/coracle/docker")
-		env = append(env[:len(env):len(env)], "DOCKER_CLI_PLUGIN_EXTRA_DIRS="+filepath.Join(root, "build/libexec/coracle/cli-plugins"))
 	}
 	cmd := exec.CommandContext(ctx, path, args...)
-	cmd.Env = env
+	cmd.Env = u.env
 	cmd.WaitDelay = 5 * time.Second
 	return cmd
 }
