@@ -19,6 +19,7 @@ type files struct {
 	home     string
 	place    paths.Machine
 	settings api.Settings
+	keep     bool // the settings are to be written
 	image    image.Image
 }
 
@@ -50,6 +51,9 @@ func (f *files) Image(context.Context) (machine.Assets, error) {
 func (f *files) Disk(size int64) (string, error) {
 	if err := image.EnsureDisk(f.place.DataDisk(), size); err != nil {
 		return "", err
+	}
+	if !f.keep { // a file that says so already keeps its owner's comments
+		return f.place.DataDisk(), nil
 	}
 	return f.place.DataDisk(), config.Save(f.place.Config(), f.settings)
 }

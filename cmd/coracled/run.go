@@ -184,8 +184,8 @@ func tell(m *machine.Machine) {
 func (o options) machineConfig(home string, place paths.Machine, held *os.File, log *slog.Logger) machine.Config {
 	files := &files{home: home, place: place}
 	settings := func() (api.Settings, error) {
-		s, err := o.settings(place)
-		files.settings = s
+		s, kept, err := o.settings(place)
+		files.settings, files.keep = s, !kept
 		return s, err
 	}
 	cfg := machine.Config{
@@ -230,16 +230,18 @@ func dockerContext(place paths.Machine) integrate.Context {
 	}
 }
 
-// settings are the machine's own, with what the user asked for now put over them.
-func (o options) settings(place paths.Machine) (api.Settings, error) {
+// settings are the machine's own, with what the user asked for now put over them; kept is whether its file says just that.
+func (o options) settings(place paths.Machine) (s api.Settings, kept bool, err error) {
 	host, err := config.ThisHost()
 	if err != nil {
-		return api.Settings{}, err
+		return s, false, err
 	}
-	s, err := config.Load(place.Config(), config.Default(host))
+	old, err := config.Load(place.Config(), config.Default(host))
 	if err != nil {
-		return s, err
+		return old, false, err
 	}
+	_, err = os.Stat(place.Config())
+	s, kept = old, err == nil
 	for _, over := range []struct{ from, to *int64 }{{&o.memory, &s.Memory}, {&o.disk, &s.Disk}} {
 		if *over.from != 0 {
 			*over.to = *over.from
@@ -251,10 +253,7 @@ func (o options) settings(place paths.Machine) (api.Settings, error) {
 	if o.arch != "" {
 		s.Arch = o.arch
 	}
-	if err := config.Check(s, host); err != nil {
-		return s, err
-	}
-	return s, nil
+	return s, kept && s == old, config.Check(s, host)
 }
 
 // ping asks the Engine API as any client of the machine's Docker socket would.
