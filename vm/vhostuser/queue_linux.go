@@ -41,8 +41,9 @@ type Queue struct {
 	first     bool   // no Notify yet: what the driver expects is unknown
 	err       atomic.Pointer[error]
 
-	kick *os.File
-	call *caller
+	kick    *os.File
+	counter [8]byte // what was read from kick
+	call    *caller
 }
 
 // ring is where a queue's parts lie in the guest's memory.
@@ -195,8 +196,7 @@ func (q *Queue) DisableKicks() {
 
 // Wait blocks until the driver has kicked. It returns ErrStopped when the front end stops the queue.
 func (q *Queue) Wait() error {
-	var b [8]byte
-	_, err := q.kick.Read(b[:])
+	_, err := q.kick.Read(q.counter[:])
 	switch {
 	case q.failed() != nil:
 		return q.failed()

@@ -82,6 +82,7 @@ func (c *conn) WriteTo(w io.Writer) (int64, error) {
 		c.mu.Lock()
 		_, err := c.await(nil)
 		b := c.r.buf.peek()
+		b = b[:min(len(b), bufferSize/4)] // so that the guest goes on sending while w writes
 		c.mu.Unlock()
 		if err == io.EOF {
 			return total, nil

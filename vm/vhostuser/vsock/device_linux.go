@@ -30,6 +30,8 @@ type Device struct {
 	log *slog.Logger
 	out outbox
 
+	starting sync.Mutex // held while a queue starts
+
 	mu        sync.Mutex // taken with a stream's mu held, never the other way round
 	conns     map[ports]*conn
 	listeners map[uint32]*listener
@@ -237,13 +239,7 @@ func (b backend) Queues() int      { return 2 }
 
 func (b backend) Run(q *vhostuser.Queue) error {
 	d := b.d
-	d.mu.Lock()
-	first := !d.running[0] && !d.running[1]
-	d.mu.Unlock()
-	if q.Fresh() && first { // a new driver knows no stream of the one before
-		d.drop(errGone)
-	}
-	d.mark(q.Index(), true)
+	d.start(q)
 	run := d.out.run
 	if q.Index() == 1 {
 		run = d.receive
@@ -254,6 +250,19 @@ func (b backend) Run(q *vhostuser.Queue) error {
 		d.drop(errGone)
 	}
 	return err
+}
+
+// start readies the device for a queue. A new driver knows no stream of the one before: its first queue ends them.
+func (d *Device) start(q *vhostuser.Queue) {
+	d.starting.Lock()
+	defer d.starting.Unlock()
+	d.mu.Lock()
+	first := !d.running[0] && !d.running[1]
+	d.mu.Unlock()
+	if first && q.Fresh() {
+		d.drop(errGone)
+	}
+	d.mark(q.Index(), true)
 }
 
 // receive takes the guest's packets.

@@ -98,6 +98,7 @@ func use(c *conn, what byte) {
 		if ready {
 			c.Read(make([]byte, 5000))
 		}
+		c.SetReadDeadline(time.Unix(1, 0))
 	case 2:
 		c.Read(make([]byte, 1))
 	case 3:
