@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"os/user"
+	"path/filepath"
 	"runtime"
 	"runtime/debug"
 	"sync"
@@ -58,34 +59,52 @@ func (o options) run(ctx context.Context, home string) error {
 	if err != nil {
 		return err
 	}
-	_, err = os.Stat(place.Dir)
-	fresh := errors.Is(err, os.ErrNotExist)
 	held, err := own(ctx, place)
 	if err != nil {
 		return err
 	}
 	defer held.Close()
-	err = o.serve(ctx, home, place, held)
+	fresh := isNew(place)
+	if err = renew(place.RunDir()); err == nil {
+		err = o.serve(ctx, home, place, held)
+	}
 	if rmErr := os.RemoveAll(place.RunDir()); rmErr != nil && err == nil {
 		err = rmErr
 	}
 	if _, noBoot := os.Stat(place.Console()); err != nil && fresh && noBoot != nil {
-		os.RemoveAll(place.Dir) // it never booted: there is nothing in it but what we just made
+		_ = discard(place) // it never booted: there is nothing in it but what we just made
 	}
 	return err
+}
+
+// isNew is whether there is nothing in the machine's directory yet but its lock.
+func isNew(place paths.Machine) bool {
+	entries, err := os.ReadDir(place.Dir)
+	return err == nil && len(entries) == 1 && entries[0].Name() == filepath.Base(place.Lock())
+}
+
+// renew makes dir, empty. It belongs to the machine's owner alone: whoever still waits for the lock has no use for it.
+func renew(dir string) error {
+	if err := errors.Join(os.RemoveAll(dir), os.MkdirAll(dir, 0o700)); err != nil {
+		return fmt.Errorf("make machine's directory: %w", err)
+	}
+	return nil
+}
+
+// discard removes the machine's directory, which goes at once: nobody who makes it anew finds half of the old one.
+func discard(place paths.Machine) error {
+	gone := filepath.Join(filepath.Dir(place.Dir), fmt.Sprintf(".%s.%d", place.Name, os.Getpid()))
+	if err := os.Rename(place.Dir, gone); err != nil {
+		return err
+	}
+	return os.RemoveAll(gone)
 }
 
 // own makes the machine's directory, where there is none, and takes its lock. One that is held by a process that answers is
 // not waited for.
 func own(ctx context.Context, place paths.Machine) (*os.File, error) {
 	for _, wait := range []time.Duration{0, openWait, lockWait} {
-		if err := os.MkdirAll(place.RunDir(), 0o700); err != nil {
-			return nil, fmt.Errorf("make machine's directory: %w", err)
-		}
-		f, err := lock.Take(ctx, place.Lock(), wait)
-		if errors.Is(err, os.ErrNotExist) {
-			continue // a first start failed beside us, and took the directory with it
-		}
+		f, err := take(ctx, place, wait)
 		if !errors.Is(err, lock.ErrHeld) {
 			return f, err
 		}
@@ -97,6 +116,21 @@ func own(ctx context.Context, place paths.Machine) (*os.File, error) {
 	return nil, &api.Error{Code: api.CodeRunning,
 		Message: fmt.Sprintf("machine %q belongs to a process that does not answer", place.Name),
 		Hint:    "find it with `fuser " + place.Lock() + "` and end it, then try again"}
+}
+
+// take makes the directory and takes the lock, as often as a first start fails beside us and takes the directory with it.
+func take(ctx context.Context, place paths.Machine, wait time.Duration) (f *os.File, err error) {
+	for range 100 {
+		if err = os.MkdirAll(place.Dir, 0o700); err != nil {
+			err = fmt.Errorf("make machine's directory: %w", err)
+		} else {
+			f, err = lock.Take(ctx, place.Lock(), wait)
+		}
+		if !errors.Is(err, os.ErrNotExist) {
+			break
+		}
+	}
+	return f, err
 }
 
 // serve opens the machine's sockets, runs it, and closes them.

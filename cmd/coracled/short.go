@@ -37,11 +37,12 @@ func remove(ctx context.Context, home, name string) error {
 	if err := dockerContext(place).Unset(); err != nil {
 		return err
 	}
-	// The settings go last: what an interrupted removal leaves is still known as a machine, and can be removed again.
-	for _, file := range []string{place.DataDisk(), place.Dir} {
-		if err := os.RemoveAll(file); err != nil {
-			return fmt.Errorf("remove machine: %w", err)
-		}
+	// The data goes first: what an interrupted removal leaves is still known as a machine, and can be removed again.
+	if err := os.Remove(place.DataDisk()); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("remove machine: %w", err)
+	}
+	if err := discard(place); err != nil {
+		return fmt.Errorf("remove machine: %w", err)
 	}
 	return nil
 }
