@@ -199,7 +199,7 @@ func eventually(tb testing.TB, limit time.Duration, f func() error) {
 	}
 }
 
-// processes lists the processes whose command line holds all of the words.
+// processes lists the processes whose command line and environment hold all of the words.
 func processes(tb testing.TB, words ...string) []int {
 	tb.Helper()
 	files, err := filepath.Glob("/proc/[0-9]*/cmdline")
@@ -210,9 +210,11 @@ func processes(tb testing.TB, words ...string) []int {
 next:
 	for _, f := range files {
 		line, err := os.ReadFile(f)
-		if err != nil {
+		if err != nil || len(line) == 0 {
 			continue // ended meanwhile
 		}
+		environ, _ := os.ReadFile(filepath.Join(filepath.Dir(f), "environ"))
+		line = append(line, environ...)
 		for _, w := range words {
 			if !bytes.Contains(line, []byte(w)) {
 				continue next
@@ -226,7 +228,7 @@ next:
 	return pids
 }
 
-// kill9 kills the one process whose command line holds all of the words.
+// kill9 kills the one process that holds all of the words.
 func kill9(tb testing.TB, words ...string) {
 	tb.Helper()
 	pids := processes(tb, words...)

@@ -72,7 +72,7 @@ func TestLifecycle(t *testing.T) {
 		}
 	})
 	t.Run("kill -9 of coracled", func(t *testing.T) {
-		kill9(t, "coracled", "run", u.home)
+		kill9(t, "coracled\x00run", "CORACLE_HOME="+u.home)
 		u.ok(t, "coracle", "start")
 		intact(t)
 	})
@@ -93,7 +93,7 @@ func TestLifecycle(t *testing.T) {
 		for i := range n {
 			u.docker(t, "run", "--rm", "-v", "kept:/data", "toolbox", "write", fmt.Sprintf("/data/%d", i), fmt.Sprint(i))
 			if i == n/2 {
-				kill9(t, "coracled", "run", u.home)
+				kill9(t, "coracled\x00run", "CORACLE_HOME="+u.home)
 				u.ok(t, "coracle", "start")
 			}
 		}
@@ -118,6 +118,8 @@ func TestLifecycle(t *testing.T) {
 		intact(t)
 	})
 	t.Run("delete", func(t *testing.T) {
+		u.fails(t, 1, []string{"is running", "coracle stop"}, "coracle", "delete", "--yes", "default")
+		u.ok(t, "coracle", "stop")
 		u.fails(t, 1, []string{"--yes"}, "coracle", "delete", "default")
 		u.ok(t, "coracle", "delete", "--yes", "default")
 		if _, err := os.Stat(filepath.Join(u.home, "machines/default")); !os.IsNotExist(err) {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -48,5 +49,20 @@ func Tune() error {
 			errs = append(errs, fmt.Errorf("set limit %d: %w", l.what, err))
 		}
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, controlGroups())...)
+}
+
+// controlGroups lets the root's children be limited by every controller that the kernel has (cgroup-v2.rst, "Enabling and
+// Disabling"): dockerd looks in its own group for what it can promise.
+func controlGroups() error {
+	const root = "/sys/fs/cgroup"
+	have, err := os.ReadFile(filepath.Join(root, "cgroup.controllers"))
+	if err != nil {
+		return fmt.Errorf("list cgroup controllers: %w", err)
+	}
+	on := "+" + strings.Join(strings.Fields(string(have)), " +")
+	if err := os.WriteFile(filepath.Join(root, "cgroup.subtree_control"), []byte(on), 0); err != nil {
+		return fmt.Errorf("enable cgroup controllers %s: %w", on, err)
+	}
+	return nil
 }

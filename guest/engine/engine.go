@@ -67,6 +67,8 @@ func Units(c Config) ([]service.Unit, error) {
 	}
 	dockerd := &service.Process{
 		Label: Dockerd, Path: "/usr/bin/dockerd", Args: []string{"--config-file", daemonConfig}, Env: environment,
+		// dockerd looks for what the kernel can limit in its own control group, and the root group has no limits.
+		Cgroup:   "/sys/fs/cgroup/engine",
 		OOMScore: -500, Grace: stopGrace, Output: c.Output(Dockerd), Reaper: c.Reaper,
 		Notify: filepath.Join(notifyDir, Dockerd),
 		Check: func(ctx context.Context) error {

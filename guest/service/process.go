@@ -26,9 +26,11 @@ type Process struct {
 	Args     []string // without the program's name
 	Env      []string
 	OOMScore int
-	Grace    time.Duration // between SIGTERM and SIGKILL
-	Output   io.Writer     // gets standard output and error; must not block
-	Reaper   *Reaper
+	// Cgroup is the control group's directory that the program is born into; it is made. Empty: that of this process.
+	Cgroup string
+	Grace  time.Duration // between SIGTERM and SIGKILL
+	Output io.Writer     // gets standard output and error; must not block
+	Reaper *Reaper
 	// Notify is where the socket is made on which the program says that it is ready (sd_notify(3), "READY=1"). Its
 	// directory is made as well. Empty: the program is ready when it runs.
 	Notify string
@@ -57,7 +59,12 @@ func (p *Process) Run(ctx context.Context, ready func()) error {
 	if notify != nil {
 		defer notify.Close()
 	}
-	child, out, err := start(p.Reaper, p.Path, p.Args, env, p.Output)
+	sys, done, err := p.birth()
+	if err != nil {
+		return err
+	}
+	child, out, err := start(p.Reaper, p.Path, p.Args, env, p.Output, sys)
+	done()
 	if err != nil {
 		return err
 	}
@@ -82,6 +89,23 @@ func (p *Process) Run(ctx context.Context, ready func()) error {
 		p.stop(child)
 	}
 	return Outcome(p.Label, child.Wait())
+}
+
+// birth is how the program comes into the world. The caller calls done when it has.
+func (p *Process) birth() (sys *syscall.SysProcAttr, done func(), err error) {
+	sys = &syscall.SysProcAttr{Setpgid: true}
+	if p.Cgroup == "" {
+		return sys, func() {}, nil
+	}
+	if err := os.MkdirAll(p.Cgroup, 0o755); err != nil {
+		return nil, nil, fmt.Errorf("make control group of %s: %w", p.Label, err)
+	}
+	dir, err := os.Open(p.Cgroup)
+	if err != nil {
+		return nil, nil, fmt.Errorf("open control group of %s: %w", p.Label, err)
+	}
+	sys.UseCgroupFD, sys.CgroupFD = true, int(dir.Fd())
+	return sys, func() { dir.Close() }, nil
 }
 
 func (p *Process) stop(child *Child) {
@@ -146,7 +170,7 @@ func saysReady(msg []byte) bool {
 
 // Command runs a program to its end, its output to out. It is killed when ctx ends.
 func (r *Reaper) Command(ctx context.Context, out io.Writer, path string, args ...string) (syscall.WaitStatus, error) {
-	child, drained, err := start(r, path, args, os.Environ(), out)
+	child, drained, err := start(r, path, args, os.Environ(), out, &syscall.SysProcAttr{Setpgid: true})
 	if err != nil {
 		return 0, err
 	}
@@ -156,9 +180,9 @@ func (r *Reaper) Command(ctx context.Context, out io.Writer, path string, args .
 	return child.Wait(), nil
 }
 
-// start runs a program in a process group of its own with its output to w. The returned function waits until what the
+// start runs a program as sys says with its output to w. The returned function waits until what the
 // program wrote before its end has arrived; children of its that still hold its output are left behind.
-func start(r *Reaper, path string, args, env []string, w io.Writer) (*Child, func(), error) {
+func start(r *Reaper, path string, args, env []string, w io.Writer, sys *syscall.SysProcAttr) (*Child, func(), error) {
 	null, err := os.Open(os.DevNull)
 	if err != nil {
 		return nil, nil, err
@@ -170,7 +194,7 @@ func start(r *Reaper, path string, args, env []string, w io.Writer) (*Child, fun
 	}
 	child, err := r.Start(path, append([]string{path}, args...), &syscall.ProcAttr{
 		Dir: "/", Env: env, Files: []uintptr{null.Fd(), wr.Fd(), wr.Fd()},
-		Sys: &syscall.SysProcAttr{Setpgid: true},
+		Sys: sys,
 	})
 	wr.Close()
 	if err != nil {

@@ -41,6 +41,8 @@ var wanted = []want{
 		why: "dockerd's nftables backend puts these expressions in its first rules"},
 	{class: Boot, names: "nf_conntrack nf_conntrack_netlink nf_nat", why: "dockerd's rules follow connections, and it flushes them by netlink"},
 
+	{class: Boot, names: "xfrm_user", why: "dockerd opens a socket of its at its start, for encrypted overlay networks"},
+
 	{class: Late, names: "ip_tables ip6_tables", why: "iptables-legacy in a container can't load these itself; the tables come on demand"},
 	{class: Late, names: "fuse tun binfmt_misc", why: "device files and file systems that containers expect to find"},
 
