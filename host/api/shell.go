@@ -46,9 +46,7 @@ func (c *Client) Shell(ctx context.Context, req ShellRequest, std ShellIO) (int,
 		return 0, err
 	}
 	w := &frameWriter{w: conn}
-	if err := w.write(guestapi.FrameOpen, open); err != nil {
-		return 0, fmt.Errorf("open shell: %w", err)
-	}
+	_ = w.write(guestapi.FrameOpen, open) // where it fails, what the guest said before it went is more telling
 	done := make(chan struct{})
 	var resizes sync.WaitGroup
 	resizes.Go(func() { w.sendSizes(std.Resize, done) })
