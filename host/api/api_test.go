@@ -52,6 +52,7 @@ func fake(t *testing.T, text string) {
 	}
 	t.Setenv("CORACLE_CORACLED", self)
 	t.Setenv("FAKE_CORACLED", text)
+	t.Setenv("GORACE", "atexit_sleep_ms=0") // else each lives for a second more
 }
 
 func newHome(t *testing.T) string {

@@ -121,7 +121,7 @@ func checkMachines(ctx context.Context, home string) []api.Check {
 		known[st.Name] = true
 		c := ok("machine "+st.Name, "%s", st.State)
 		if st.Error != nil {
-			c = api.Check{Name: c.Name, Level: api.CheckWarn, Detail: fmt.Sprintf("%s: %s", st.State, st.Error.Message), Hint: st.Error.Hint, Code: st.Error.Code}
+			c = api.Check{Name: c.Name, Level: api.CheckWarn, Detail: fmt.Sprintf("%s: %s", st.State, st.Error.Message), Hint: Explain(st.Error, st.Name).Hint, Code: st.Error.Code}
 		}
 		checks = append(checks, c)
 	}
