@@ -59,9 +59,12 @@ func TestLifecycle(t *testing.T) {
 		if got := u.status(t, "default").State; got != "stopped" {
 			t.Errorf("state after stop: %s", got)
 		}
-		if left := processes(t, u.home); len(left) != 0 {
-			t.Errorf("processes left after stop: %v", left)
-		}
+		eventually(t, 3*time.Second, func() error { // the host process itself ends after it has told
+			if left := processes(t, u.home); len(left) != 0 {
+				return fmt.Errorf("processes left after stop: %v", left)
+			}
+			return nil
+		})
 		if got := u.docker(t, "context", "show"); got != "default" {
 			t.Errorf("stop left the context at %s", got)
 		}
