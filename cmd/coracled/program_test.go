@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io/fs"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,6 +17,7 @@ import (
 	"github.com/coracle-engine/coracle/host/api"
 	"github.com/coracle-engine/coracle/host/lock"
 	"github.com/coracle-engine/coracle/host/paths"
+	"github.com/coracle-engine/coracle/host/server"
 	"github.com/coracle-engine/coracle/host/socket"
 	"github.com/coracle-engine/coracle/images/manifest"
 )
@@ -237,15 +239,9 @@ func TestOwned(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			c.Close()
-		}
-	}()
+	owner := &owner{state: api.Running}
+	srv := server.New(owner, slog.New(slog.DiscardHandler))
+	go srv.Serve(l)
 	began := time.Now()
 	if e := p.failure(t, "work"); e.Code != api.CodeRunning || e.Message != `machine "work" is running` {
 		t.Errorf("error is %+v", e)
@@ -262,14 +258,43 @@ func TestOwned(t *testing.T) {
 		conn.Close()
 	}
 
-	l.Close() // the owner dies, and what it started lets go a little later
+	owner.say(api.Stopping) // and is gone a little later
 	time.AfterFunc(time.Second, func() { held.Close() })
+	if e := p.failure(t, "work"); e.Code != api.CodeNotInstalled {
+		t.Errorf("error is %+v: want code %s", e, api.CodeNotInstalled)
+	}
+
+	again, err := lock.Take(t.Context(), place.Lock(), lockWait)
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv.Close() // the owner dies, and what it started lets go a little later
+	time.AfterFunc(time.Second, func() { again.Close() })
 	if e := p.failure(t, "work"); e.Code != api.CodeNotInstalled {
 		t.Errorf("error is %+v: want code %s", e, api.CodeNotInstalled)
 	}
 	if _, err := os.Stat(filepath.Join(place.Dir, "kept")); err != nil {
 		t.Error(err)
 	}
+}
+
+// owner is a machine of another process, which does nothing.
+type owner struct {
+	server.Machine
+	mu    sync.Mutex
+	state api.State
+}
+
+func (o *owner) say(s api.State) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.state = s
+}
+
+func (o *owner) Status() api.Status {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return api.Status{Name: "work", State: o.state}
 }
 
 // TestShortCommands asks for what the command line cannot do itself.

@@ -100,22 +100,32 @@ func discard(place paths.Machine) error {
 	return os.RemoveAll(gone)
 }
 
-// own makes the machine's directory, where there is none, and takes its lock. One that is held by a process that answers is
-// not waited for.
+// own makes the machine's directory, where there is none, and takes its lock. An owner that says it is up is not waited for;
+// one that is on its way out, or does not answer, may still let go.
 func own(ctx context.Context, place paths.Machine) (*os.File, error) {
+	var st api.Status
 	for _, wait := range []time.Duration{0, openWait, lockWait} {
 		f, err := take(ctx, place, wait)
 		if !errors.Is(err, lock.ErrHeld) {
 			return f, err
 		}
-		if conn, err := socket.Dial(ctx, place.APISocket()); err == nil {
-			conn.Close()
+		if st, err = ask(ctx, place); err == nil && (st.State == api.Starting || st.State == api.Running) {
 			return nil, api.Errorf(api.CodeRunning, "machine %q is running", place.Name)
 		}
+	}
+	if st.State == api.Stopping {
+		return nil, &api.Error{Code: api.CodeRunning, Message: fmt.Sprintf("machine %q is still stopping", place.Name), Hint: "try again when it has stopped"}
 	}
 	return nil, &api.Error{Code: api.CodeRunning,
 		Message: fmt.Sprintf("machine %q belongs to a process that does not answer", place.Name),
 		Hint:    "find it with `fuser " + place.Lock() + "` and end it, then try again"}
+}
+
+// ask is the status of the machine's owner, who answers at once or not at all.
+func ask(ctx context.Context, place paths.Machine) (api.Status, error) {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	return api.New(place).Status(ctx)
 }
 
 // take makes the directory and takes the lock, as often as a first start fails beside us and takes the directory with it.
@@ -170,7 +180,7 @@ func (o options) serve(ctx context.Context, home string, place paths.Machine, he
 			log.Error("docker proxy ended", "err", err)
 		}
 	})
-	srv := server.New(measured{m, place}, log)
+	srv := server.New(served{m, place}, log)
 	beside.Go(func() { _ = srv.Serve(apiListener) })
 	beside.Go(func() { tell(m) })
 
@@ -178,27 +188,32 @@ func (o options) serve(ctx context.Context, home string, place paths.Machine, he
 	if !o.context { // one that a killed process left would lead nowhere now
 		o.forgetContext(place, log)
 	}
-	bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
-	defer cancel()
-	if srv.Shutdown(bounded) != nil { // a shell or a watcher that does not read
-		srv.Close()
-	}
+	apiListener.Close() // watchers stay connected until this process ends
 	if runErr != nil {
 		return fmt.Errorf("%w: %w", errTold, runErr)
 	}
 	return nil
 }
 
-// measured is a machine whose status tells what its disk takes.
-type measured struct {
+// served is a machine as its API shows it: its status tells what its disk takes, and who watches it sees the end when this
+// process ends, so that by then its lock is free and its sockets are gone.
+type served struct {
 	*machine.Machine
 	place paths.Machine
 }
 
-func (m measured) Status() api.Status {
-	st := m.Machine.Status()
-	st.DiskUsed = image.DiskUsed(m.place.DataDisk())
+func (s served) Status() api.Status {
+	st := s.Machine.Status()
+	st.DiskUsed = image.DiskUsed(s.place.DataDisk())
 	return st
+}
+
+func (s served) Watch(ctx context.Context, f func(api.Event) error) error {
+	if err := s.Machine.Watch(ctx, f); err != nil {
+		return err
+	}
+	<-ctx.Done()
+	return ctx.Err()
 }
 
 // tell writes the machine's events to standard output until its start has succeeded or failed, and lets go of it.
