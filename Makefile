@@ -39,6 +39,10 @@ images: ## the guest image for this machine's architecture, into build/image
 images-arm64: ## the guest image for arm64
 	go run ./images/build -arch arm64
 
+.PHONY: pack
+pack: images ## the guest image in the form that is downloaded, into build/dist; fails above the size that we promise
+	go run ./images/build -arch $(GOARCH) -pack build/dist/coracle-image-$(GOARCH).tar.zst
+
 .PHONY: unit
 unit: ## the tests that need no virtual machine, root or network
 	CGO_ENABLED=1 go test -race ./...

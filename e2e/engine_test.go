@@ -51,6 +51,7 @@ func TestEngine(t *testing.T) {
 		{"networks", networksByName},
 		{"compose", composeUp},
 		{"shell", shellIn},
+		{"containers are strangers to the agent", strangers},
 		{"prune", systemPrune}, // last: it removes what is unused
 	} {
 		t.Run(story.name, func(t *testing.T) { story.f(t, u) })

@@ -347,14 +347,13 @@ func (m *Machine) selectContext() {
 	m.mu.Lock()
 	m.status.Context = m.cfg.ContextName
 	m.mu.Unlock()
-	m.progress("docker context %q selected", m.cfg.ContextName)
 }
 
 func (m *Machine) note(text string) {
 	m.mu.Lock()
 	m.status.Note = strings.TrimPrefix(m.status.Note+"; "+text, "; ")
 	m.mu.Unlock()
-	m.progress("note: %s", text)
+	m.cfg.Log.Info("note", "text", text)
 }
 
 // unselect also takes back what an earlier, killed process left.

@@ -101,9 +101,14 @@ func (c *chooser) add(p *debian.Package, file string) error {
 	if err := c.root.File(file, n.Mode, n.Content); err != nil {
 		return err
 	}
-	needs, err := linked(n.Content)
+	needs, loader, err := linked(n.Content)
 	if err != nil {
 		return fmt.Errorf("read %s: %w", file, err)
+	}
+	if loader != "" {
+		if err := c.loader(loader); err != nil {
+			return fmt.Errorf("%s: %w", file, err)
+		}
 	}
 	for _, name := range needs {
 		l, ok := c.soname[name]
@@ -117,40 +122,50 @@ func (c *chooser) add(p *debian.Package, file string) error {
 	return nil
 }
 
-// linked returns the libraries that c asks for, with its loader, if it is a program or a library at all.
-func linked(c tree.Content) ([]string, error) {
+// loader adds a program's loader by its very path, which need not be among the libraries: on arm64 it is a link to there.
+func (c *chooser) loader(name string) error {
+	file := debian.Merged(strings.TrimPrefix(name, "/"))
+	for _, p := range c.byName {
+		if _, ok := p.Nodes[file]; ok {
+			return c.add(p, file)
+		}
+	}
+	return fmt.Errorf("no package has its loader %s", name)
+}
+
+// linked returns the libraries that c asks for, and the path of its loader, if it is a program or a library at all.
+func linked(c tree.Content) (needs []string, loader string, err error) {
 	r, err := c.Open()
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	head := make([]byte, 4)
 	n, _ := r.Read(head)
 	r.Close()
 	if n < 4 || string(head) != elf.ELFMAG {
-		return nil, nil
+		return nil, "", nil
 	}
 	data, err := c.ReadAll()
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	f, err := elf.NewFile(bytes.NewReader(data))
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
-	needs, err := f.ImportedLibraries()
-	if err != nil {
-		return nil, err
+	if needs, err = f.ImportedLibraries(); err != nil {
+		return nil, "", err
 	}
 	for _, p := range f.Progs {
 		if p.Type == elf.PT_INTERP && int(p.Filesz) < len(data) {
 			name := make([]byte, p.Filesz)
 			if _, err := p.ReadAt(name, 0); err != nil {
-				return nil, err
+				return nil, "", err
 			}
-			needs = append(needs, path.Base(strings.TrimRight(string(name), "\x00")))
+			loader = strings.TrimRight(string(name), "\x00")
 		}
 	}
-	return needs, nil
+	return needs, loader, nil
 }
 
 // certificates joins Mozilla's roots into the one file that Go, curl and git read, as update-ca-certificates would.

@@ -75,7 +75,9 @@ func content(t *testing.T, r *Root, name string) string {
 func TestBuild(t *testing.T) {
 	all := world()
 	all["iptables"].Nodes["usr/sbin/xtables-nft-multi"] = text(string(elftest.Linked("/lib64/ld.so.2", "libx.so.1")))
-	add(all, "libx1", "usr/lib/TRIPLET/libx.so.1.2", string(elftest.Linked("", "libc.so.6")))
+	add(all, "libx1", "usr/lib/TRIPLET/libx.so.1.2", string(elftest.Linked("/lib/ld-other.so.1", "libc.so.6"))) // arm64's is such a link
+	all["libc6"].Nodes["usr/lib/TRIPLET/ld-other.so.1"] = text("another loader")
+	all["libc6"].Nodes["usr/lib/ld-other.so.1"] = link("TRIPLET/ld-other.so.1")
 	all["libx1"].Nodes["usr/lib/TRIPLET/libx.so.1"] = link("libx.so.1.2")
 	delete(all["libx1"].Nodes, "usr/share/doc/libx1/copyright")
 	all["libx1"].Nodes["usr/share/doc/libx1"] = link("libx-common")
@@ -92,7 +94,7 @@ func TestBuild(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, name := range []string{"usr/lib/TRIPLET/libx.so.1", "usr/lib/TRIPLET/libx.so.1.2", "usr/lib/TRIPLET/libc.so.6",
-		"usr/lib64/ld.so.2", "lib64", "usr/sbin/iptables", "usr/bin/sh", "usr/sbin/ip", "usr/sbin/modprobe", "data",
+		"usr/lib64/ld.so.2", "lib64", "usr/lib/ld-other.so.1", "usr/lib/TRIPLET/ld-other.so.1", "usr/sbin/iptables", "usr/bin/sh", "usr/sbin/ip", "usr/sbin/modprobe", "data",
 		"usr/share/doc/libx1", "usr/share/doc/libx-common/copyright"} {
 		if _, ok := r.Get(name); !ok {
 			t.Errorf("the root has no %s", name)
