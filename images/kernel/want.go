@@ -69,7 +69,7 @@ var wanted = []want{
 	{class: Demand, names: "vxlan geneve ipip ip_gre ip6_tunnel sit", why: "overlay networks of Swarm and Kubernetes: between machines, but also on one"},
 	{class: Demand, names: "macvlan ipvlan dummy 8021q macvtap ifb", why: "Docker's macvlan and ipvlan drivers, with VLANs beneath; ifb and dummy for test beds"},
 	{class: Demand, names: "wireguard", why: "VPN containers, and encrypted overlays of Calico, Cilium and Flannel"},
-	{class: Demand, names: "xfrm_user xfrm_interface esp4 esp6 ah4 ah6 seqiv echainiv gcm ccm authenc cmac", why: "IPsec: Swarm's encrypted overlays and VPN containers"},
+	{class: Demand, names: "xfrm_interface esp4 esp6 ah4 ah6 seqiv echainiv gcm ccm authenc cmac", why: "IPsec: Swarm's encrypted overlays and VPN containers"},
 	{class: Demand, names: "sch_ingress sch_htb sch_tbf sch_netem sch_fq sch_prio sch_sfq cls_u32 cls_fw cls_bpf cls_matchall cls_flower " +
 		"act_mirred act_police act_gact act_bpf", why: "traffic control: bandwidth limits of Kubernetes, chaos tests"},
 	{class: Demand, names: "tls sctp tcp_bbr", why: "kernel TLS, SCTP ports (which Docker can publish), the congestion control that servers set"},
