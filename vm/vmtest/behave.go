@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"sync"
 )
 
@@ -25,7 +26,14 @@ const (
 	PortCrash  = 2008 // brings the guest's kernel down
 	PortReport = 2009 // the host's: where PortLate reports
 	PortNobody = 2010 // nobody listens here, on either side
+	// Those for measurements, whose work costs an emulated guest next to nothing.
+	PortCount = 2011 // as PortSink, but answers with the number of bytes alone (8 bytes, big-endian)
+	PortZeros = 2012 // as PortSource, but sends zeros
+	PortFiles = 2013 // answers with how many files the guest's process has open, this stream included (8 bytes, big-endian)
 )
+
+// chunk is the buffer of one stream that is measured, in bytes.
+const chunk = 64 << 10
 
 // System is what Behave needs of the guest it runs in.
 type System interface {
@@ -64,7 +72,9 @@ func Behave(ctx context.Context, sys System) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer cancel()
-	for _, port := range []uint32{PortEcho, PortSink, PortSource, PortLate, PortStall, PortCall, PortOff, PortCrash} {
+	for _, port := range []uint32{
+		PortEcho, PortSink, PortSource, PortLate, PortStall, PortCall, PortOff, PortCrash, PortCount, PortZeros, PortFiles,
+	} {
 		l, err := sys.Listen(port)
 		if err != nil {
 			return fmt.Errorf("listen on port %d: %w", port, err)
@@ -108,12 +118,15 @@ func (g *guest) behaviour(port uint32) func(context.Context, net.Conn) {
 	return map[uint32]func(context.Context, net.Conn){
 		PortEcho:   echo,
 		PortSink:   func(_ context.Context, c net.Conn) { json.NewEncoder(c).Encode(sink(c)) },
-		PortSource: source,
+		PortSource: func(_ context.Context, c net.Conn) { source(c, &Pattern{}) },
 		PortLate:   g.late,
 		PortStall:  func(ctx context.Context, _ net.Conn) { <-ctx.Done() },
 		PortCall:   g.call,
 		PortOff:    func(context.Context, net.Conn) { g.finish(ErrPowerOff) },
 		PortCrash:  func(context.Context, net.Conn) { g.finish(ErrCrash) },
+		PortCount:  func(_ context.Context, c net.Conn) { answer(c, count(c)) },
+		PortZeros:  func(_ context.Context, c net.Conn) { source(c, zeros{}) },
+		PortFiles:  func(_ context.Context, c net.Conn) { answer(c, files()) },
 	}[port]
 }
 
@@ -139,17 +152,44 @@ func sink(c net.Conn) Sum {
 	return Sum{n, h.Sum(nil)}
 }
 
-func source(_ context.Context, c net.Conn) {
+// source sends of contents what it is asked for.
+func source(c net.Conn, contents io.Reader) {
 	var size [8]byte
 	if _, err := io.ReadFull(c, size[:]); err != nil {
 		return
 	}
-	if _, err := io.CopyN(c, &Pattern{}, int64(binary.BigEndian.Uint64(size[:]))); err != nil {
+	wanted := io.LimitReader(contents, int64(binary.BigEndian.Uint64(size[:])))
+	if _, err := io.CopyBuffer(onlyWriter{c}, wanted, make([]byte, chunk)); err != nil {
 		return
 	}
 	closeWrite(c)
 	io.Copy(io.Discard, c)
 }
+
+// onlyWriter hides that a net.Conn may bring a buffer of its own, so that each kind is measured with the same.
+type onlyWriter struct{ io.Writer }
+
+// zeros is an endless stream of them.
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) {
+	clear(p)
+	return len(p), nil
+}
+
+// count reads to the end.
+func count(c net.Conn) uint64 {
+	n, _ := io.CopyBuffer(onlyWriter{io.Discard}, onlyReader{c}, make([]byte, chunk))
+	return uint64(n)
+}
+
+// files is 0 where the system does not say.
+func files() uint64 {
+	entries, _ := os.ReadDir("/proc/self/fd")
+	return uint64(max(0, len(entries)-1)) // one is the directory's
+}
+
+func answer(c net.Conn, n uint64) { c.Write(binary.BigEndian.AppendUint64(nil, n)) }
 
 func (g *guest) late(_ context.Context, c net.Conn) {
 	if closeWrite(c) != nil {

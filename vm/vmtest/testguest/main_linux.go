@@ -40,6 +40,9 @@ func run() error {
 		return err
 	}
 	fmt.Println("testguest: vsock is loaded")
+	if err := behaveOnTCP(); err != nil {
+		return err
+	}
 	return vmtest.Behave(context.Background(), system{})
 }
 
