@@ -190,11 +190,12 @@ func exchange(c net.Conn, i uint64) (int64, error) {
 		sent <- errors.Join(err, c.(vm.CloseWriter).CloseWrite())
 	}()
 	want, _ := contentsOf(i)
-	err := same(c, want)
-	if err != nil {
+	if err := same(c, want); err != nil {
 		c.Close() // else the sender may wait for a reader
+		<-sent
+		return 0, err
 	}
-	return size, errors.Join(err, <-sent, c.Close())
+	return size, errors.Join(<-sent, c.Close())
 }
 
 // contentsOf are 16 to 256 KiB that no other stream has.
