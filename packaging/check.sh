@@ -15,7 +15,7 @@ for os in linux darwin windows; do
 	done
 done
 
-for lint in staticcheck ineffassign unconvert; do
+for lint in staticcheck ineffassign; do
 	echo "$lint"
 	go tool -modfile=packaging/lint/go.mod "$lint" ./...
 done

@@ -1,3 +1,5 @@
+//go:build linux
+
 // Command toolbox is the one program in the test's container images, which are made FROM scratch: each of its verbs does
 // one small thing that a story needs. It knows nothing of Coracle.
 package main
