@@ -222,6 +222,33 @@ func TestLaterStartFails(t *testing.T) {
 	}
 }
 
+// TestFirstLifeFails has a machine fail in its first life after its guest wrote data, and the console's log be gone by then.
+func TestFirstLifeFails(t *testing.T) {
+	p := newProgram(t)
+	place, err := paths.ForMachine(p.home, "work")
+	if err != nil {
+		t.Fatal(err)
+	}
+	bin := t.TempDir()
+	p.env = append(p.env, "PATH="+bin, "CORACLE_ACCEL=tcg")
+	qemu := filepath.Join(bin, map[string]string{"amd64": "qemu-system-x86_64", "arm64": "qemu-system-aarch64"}[guestArch(api.Settings{})])
+	writeFile(t, qemu, `#!/bin/sh
+case "$1" in
+--version) echo QEMU emulator version 8.0.0 ;;
+*) /bin/dd if=/dev/urandom of="`+place.DataDisk()+`" bs=65536 count=32 conv=notrunc 2>/dev/null; exit 1 ;;
+esac
+`)
+	if err := os.Chmod(qemu, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if e := p.failure(t, "work"); e.Code != api.CodeCrashed {
+		t.Errorf("error is %+v: want code %s", e, api.CodeCrashed)
+	}
+	if _, err := os.Stat(place.DataDisk()); err != nil {
+		t.Errorf("the data is gone: %v", err)
+	}
+}
+
 // TestOwned has another process own the machine.
 func TestOwned(t *testing.T) {
 	p := newProgram(t)

@@ -71,10 +71,21 @@ func (o options) run(ctx context.Context, home string) error {
 	if rmErr := os.RemoveAll(place.RunDir()); rmErr != nil && err == nil {
 		err = rmErr
 	}
-	if _, noBoot := os.Stat(place.Console()); err != nil && fresh && noBoot != nil {
-		_ = discard(place) // it never booted: there is nothing in it but what we just made
+	if err != nil && fresh && neverBooted(place) {
+		_ = discard(place) // there is nothing in it but what we just made
 	}
 	return err
+}
+
+// noData is what an empty data disk may take on the host, in bytes: some file systems count a block or two for it. A guest
+// writes megabytes before anything else.
+const noData = 64 << 10
+
+// neverBooted is whether no guest can have written to the machine's data disk. A console's log that is missing does not say
+// so alone: people remove logs.
+func neverBooted(place paths.Machine) bool {
+	_, err := os.Lstat(place.Console())
+	return errors.Is(err, os.ErrNotExist) && image.DiskUsed(place.DataDisk()) < noData
 }
 
 // isNew is whether there is nothing in the machine's directory yet but its lock.
