@@ -30,6 +30,7 @@ usage:
 `
 
 func main() {
+	dropInherited()
 	signal.Ignore(syscall.SIGPIPE, syscall.SIGHUP) // whoever started us may go away
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()

@@ -249,6 +249,40 @@ esac
 	}
 }
 
+// TestInherited has whoever starts the program leave a file open for it, as a script does that holds a lock.
+func TestInherited(t *testing.T) {
+	p := newProgram(t)
+	place, err := paths.ForMachine(p.home, "work")
+	if err != nil {
+		t.Fatal(err)
+	}
+	writeFile(t, filepath.Join(place.Dir, "kept"), "")
+	held, err := lock.Take(t.Context(), place.Lock(), 0) // so that the program waits for lockWait
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer held.Close()
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	cmd := exec.CommandContext(t.Context(), os.Args[0], "run", "work")
+	cmd.Env, cmd.ExtraFiles = p.env, []*os.File{w}
+	err = cmd.Start()
+	w.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	r.Read(make([]byte, 1)) // ends when nobody has the other end
+	if took := time.Since(began); took > lockWait-time.Second {
+		t.Errorf("the file was held for %v, until the program's end", took)
+	}
+	cmd.Process.Kill()
+	cmd.Wait()
+}
+
 // TestOwned has another process own the machine.
 func TestOwned(t *testing.T) {
 	p := newProgram(t)
