@@ -31,6 +31,11 @@ const (
 	PortKnock  = 1024
 )
 
+// ShutdownTime is how long the guest may take from Client.Shutdown to its power-off: it gives containers the time that they
+// ask for, which is minutes for some databases. The guest keeps within it, since at its end the host pulls the plug, which
+// costs what is not on the disk by then.
+const ShutdownTime = 150 * time.Second
+
 // The serial numbers by which the guest finds its disks.
 const (
 	SerialRoot = "coracle-root"

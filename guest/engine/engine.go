@@ -17,6 +17,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/coracle-engine/coracle/guest/api"
 	"github.com/coracle-engine/coracle/guest/service"
 )
 
@@ -40,8 +41,9 @@ const (
 var environment = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "LANG=C.UTF-8"}
 
 // stopGrace is how long dockerd may take to stop all containers. It keeps its own time for each container's stop signal
-// (15 s, or what the container asks for) and ends by itself; this is for the case that it does not.
-const stopGrace = 60 * time.Second
+// (15 s, or what the container asks for) and ends by itself; this is for the case that it does not, or that a container asks
+// for more. What comes after it (containerd's end, the file systems') has the rest of the time that the host gives.
+const stopGrace = api.ShutdownTime - 30*time.Second
 
 // Config is what Units needs from the outside.
 type Config struct {

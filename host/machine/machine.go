@@ -62,7 +62,7 @@ type Timeouts struct {
 }
 
 // DefaultTimeouts leave room for a guest without hardware support on a busy host.
-var DefaultTimeouts = Timeouts{Boot: 3 * time.Minute, Engine: 3 * time.Minute, Shutdown: 45 * time.Second, Death: 2 * time.Second}
+var DefaultTimeouts = Timeouts{Boot: 3 * time.Minute, Engine: 3 * time.Minute, Shutdown: guestapi.ShutdownTime, Death: 2 * time.Second}
 
 // Config is what a machine is made of.
 type Config struct {
