@@ -210,6 +210,28 @@ func TestHandlerRefuses(t *testing.T) {
 	}
 }
 
+// TestDialBounded has a guest that takes a stream and not a byte on it.
+func TestDialBounded(t *testing.T) {
+	near, far := net.Pipe()
+	defer far.Close()
+	c := api.NewClient(func(context.Context, uint32) (net.Conn, error) { return near, nil }, secret)
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	failed := make(chan error, 1)
+	go func() {
+		_, err := c.Dial(ctx, api.PortDocker)
+		failed <- err
+	}()
+	select {
+	case err := <-failed:
+		if !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("Dial() = %v", err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("Dial outlives its context")
+	}
+}
+
 func TestGreeting(t *testing.T) {
 	var good bytes.Buffer
 	if err := api.Greet(&good, secret); err != nil {

@@ -35,13 +35,19 @@ func NewClient(dial Dialer, secret []byte) *Client {
 	return c
 }
 
-// Dial opens a stream to port and greets. The caller closes it.
+// Dial opens a stream to port and greets, both bounded by ctx: a guest can take a stream and nothing that is sent on it. The
+// caller closes it.
 func (c *Client) Dial(ctx context.Context, port uint32) (net.Conn, error) {
 	conn, err := c.dial(ctx, port)
 	if err != nil {
 		return nil, err
 	}
-	if err := Greet(conn, c.secret); err != nil {
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	err = Greet(conn, c.secret)
+	if !stop() {
+		err = context.Cause(ctx)
+	}
+	if err != nil {
 		conn.Close()
 		return nil, fmt.Errorf("greet port %d: %w", port, err)
 	}
