@@ -85,7 +85,7 @@ func (c Context) Set() error {
 	if err := replace(filepath.Join(c.metaDir(), "meta.json"), data, 0o644); err != nil {
 		return fmt.Errorf("make docker context: %w", err)
 	}
-	if err := c.choose(); err != nil {
+	if err := again(c.choose); err != nil {
 		return fmt.Errorf("select docker context %q: %w", c.Name, err)
 	}
 	return nil
@@ -122,7 +122,7 @@ func (c Context) Unset() error {
 	if other := c.host(); other != "" && other != c.Host {
 		return nil // somebody else's by now
 	}
-	if err := c.release(); err != nil {
+	if err := again(c.release); err != nil {
 		return fmt.Errorf("select former docker context: %w", err) // keep ours: a selected context that is gone breaks docker
 	}
 	if err := os.RemoveAll(c.metaDir()); err != nil {
@@ -163,7 +163,20 @@ func (c Context) readConfig() ([]byte, error) {
 	return data, err
 }
 
-// writeConfig keeps the file's mode, and where it is a link, the link.
+// errChanged says that somebody else, such as `docker login`, wrote docker's config.json while we were about to.
+var errChanged = errors.New("docker's config.json is being changed by another program")
+
+// again does f anew, on what the other wrote, where it found errChanged.
+func again(f func() error) error {
+	for range 9 {
+		if err := f(); !errors.Is(err, errChanged) {
+			return err
+		}
+	}
+	return f()
+}
+
+// writeConfig keeps the file's mode, and where it is a link, the link. It returns errChanged where the file is no longer old.
 func (c Context) writeConfig(old []byte, current string) error {
 	data, err := setCurrentContext(old, current)
 	if err != nil {
@@ -179,19 +192,35 @@ func (c Context) writeConfig(old []byte, current string) error {
 	if st, err := os.Stat(path); err == nil {
 		mode = st.Mode().Perm()
 	}
-	return replace(path, data, mode)
+	return replaceIf(path, data, mode, func() error {
+		if now, err := c.readConfig(); err != nil || !bytes.Equal(now, old) {
+			return errors.Join(err, errChanged)
+		}
+		return nil
+	})
 }
 
-// replace writes a file whole or not at all.
+// replace writes a file whole or not at all, a loss of power included.
 func replace(path string, data []byte, mode fs.FileMode) error {
+	return replaceIf(path, data, mode, func() error { return nil })
+}
+
+// replaceIf is replace, with a last look before the old file goes.
+func replaceIf(path string, data []byte, mode fs.FileMode, check func() error) error {
 	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".coracle-*")
 	if err != nil {
 		return err
 	}
 	_, err = f.Write(data)
+	if err == nil {
+		err = f.Sync()
+	}
 	err = errors.Join(err, f.Close())
 	if err == nil {
 		err = os.Chmod(f.Name(), mode)
+	}
+	if err == nil {
+		err = check()
 	}
 	if err == nil {
 		err = os.Rename(f.Name(), path)

@@ -222,6 +222,36 @@ func TestOddConfig(t *testing.T) {
 	}
 }
 
+// TestChangedMeanwhile has another program write between our look at the file and our own writing.
+func TestChangedMeanwhile(t *testing.T) {
+	c := desk(t, `{"auths":{}}`)
+	seen, err := c.readConfig()
+	if err != nil {
+		t.Fatal(err)
+	}
+	login := `{"auths":{"registry":{"auth":"eA=="}}}`
+	write(t, c.configPath(), login)
+	tries := 0
+	err = again(func() error {
+		if tries++; tries == 1 {
+			return c.writeConfig(seen, c.Name)
+		}
+		if data, _ := c.readConfig(); string(data) != login {
+			t.Errorf("the other's words became %q", data)
+		}
+		return c.choose()
+	})
+	if err != nil || tries != 2 {
+		t.Errorf("%d tries, error %v", tries, err)
+	}
+	if data, _ := c.readConfig(); !strings.Contains(string(data), "eA==") || selected(t, c) != c.Name {
+		t.Errorf("the file became %s", data)
+	}
+	if entries, _ := os.ReadDir(c.DockerDir); len(entries) != 1 {
+		t.Errorf("temporary files left: %v", entries)
+	}
+}
+
 func TestModeAndLink(t *testing.T) {
 	c := desk(t, "")
 	real := filepath.Join(t.TempDir(), "dotfiles.json")
