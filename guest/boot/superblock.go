@@ -16,6 +16,8 @@ const (
 	ext4Magic      = 0xEF53
 	blankSize      = 1 << 20 // how much of a disk must be zero for it to be blank
 	markSize       = 4096    // the disk's last block, where a format in progress is marked
+	// backupAt is where ext4 with blocks of 4 KiB keeps its first copy of the superblock: the start of the second group.
+	backupAt = 32768 * 4096
 )
 
 // formatMark stands in the disk's last block while it is being formatted, so that a machine that was killed meanwhile
@@ -66,10 +68,26 @@ func Inspect(disk io.ReaderAt, size int64) (Content, Superblock, error) {
 		return Ext4, sb, err
 	case unfinished:
 		return Unfinished, sb, nil
-	case !isExt4 && len(bytes.TrimLeft(head, "\x00")) == 0:
-		return Blank, sb, nil
+	case len(bytes.TrimLeft(head, "\x00")) > 0:
+		return Foreign, sb, nil
 	}
-	return Foreign, sb, nil
+	// A file system that has lost its beginning can be repaired, unless it is formatted.
+	if lost, err := hasBackup(disk, size); lost || err != nil {
+		return Foreign, sb, err
+	}
+	return Blank, sb, nil
+}
+
+func hasBackup(disk io.ReaderAt, size int64) (bool, error) {
+	if size < backupAt+superblockSize {
+		return false, nil
+	}
+	b := make([]byte, superblockSize)
+	if _, err := disk.ReadAt(b, backupAt); err != nil {
+		return false, fmt.Errorf("read disk's second group: %w", err)
+	}
+	_, isExt4, _ := ParseSuperblock(b)
+	return isExt4, nil
 }
 
 // ParseSuperblock reads an ext4 superblock. ok says that it is one, by its magic number; err that its numbers make no sense.

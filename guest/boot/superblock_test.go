@@ -14,7 +14,7 @@ import (
 	"testing"
 )
 
-const diskSize = 64 << 20
+const diskSize = 256 << 20
 
 // disk makes a sparse file, and lets change write to it.
 func disk(t testing.TB, change func(f *os.File)) *os.File {
@@ -74,6 +74,7 @@ func TestInspect(t *testing.T) {
 		"format half done":                      {both(mark, put(t, 5000, 1)), Unfinished, false},
 		"format done but for the mark":          {both(mark, fs(nil)), Unfinished, false},
 		"a file's content looks like a mark":    {both(mark, mounted), Ext4, false},
+		"ext4 without its beginning":            {put(t, backupAt, superblock(nil)...), Foreign, false},
 		"ext4 with senseless numbers":           {fs(func(b []byte) { le.PutUint32(b[0x18:], 60) }), Ext4, true},
 		"ext4 of no blocks":                     {fs(func(b []byte) { le.PutUint32(b[0x4:], 0) }), Ext4, true},
 	} {
@@ -138,6 +139,11 @@ func TestFormat(t *testing.T) {
 	}
 	if during != Unfinished {
 		t.Errorf("during format the disk is %v: want %v, so that the next boot formats again", during, Unfinished)
+	}
+
+	put(t, 0, make([]byte, blankSize)...)(f)
+	if content, _, err := Inspect(f, diskSize); err != nil || content != Foreign {
+		t.Errorf("a file system that lost its beginning is %v, %v: want %v, so that it is not formatted", content, err, Foreign)
 	}
 
 	failing := func(context.Context, []int, string, ...string) error { return errors.New("no") }
