@@ -27,6 +27,9 @@ func pack(ctx context.Context, dir, arch, name string) (int64, error) {
 	if err := needTools("zstd", "zstd"); err != nil {
 		return 0, err
 	}
+	if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
+		return 0, err
+	}
 	temp := name + ".part"
 	defer os.Remove(temp)
 	cmd := exec.CommandContext(ctx, "zstd", append(zstdArgs, temp)...)
