@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -16,6 +17,7 @@ import (
 	"time"
 
 	"github.com/coracle-engine/coracle/host/paths"
+	"github.com/coracle-engine/coracle/host/socket"
 )
 
 // LaunchOptions say which machine to start, and how.
@@ -49,11 +51,15 @@ func Launch(ctx context.Context, o LaunchOptions, f func(Event) error) (started 
 	switch st, err := c.live(ctx); {
 	case err != nil:
 		return false, err
-	case st.State == Running || st.State == Starting:
+	case st.State == Starting || st.State == Running && c.pings(ctx):
 		return false, c.follow(ctx, f)
-	case st.State != "": // on its way out
-		if err := c.Watch(ctx, func(Event) error { return nil }); err != nil && CodeOf(err) != CodeNotRunning {
+	case st.State != "": // on its way out, even where it has yet to learn that its hypervisor is gone
+		ended, err := c.awaitEnd(ctx, st.State)
+		if err != nil {
 			return false, err
+		}
+		if !ended { // it lives; only its engine does not answer now
+			return false, c.follow(ctx, f)
 		}
 	}
 	err = c.spawn(ctx, o, f)
@@ -64,6 +70,45 @@ func Launch(ctx context.Context, o LaunchOptions, f func(Event) error) (started 
 		return false, other
 	}
 	return false, err // the owner answers nobody: what is left of a process that was killed
+}
+
+// dyingTime is how long a host process may take to see that its virtual machine is gone.
+const dyingTime = 2 * time.Second
+
+// awaitEnd is whether a host process in state has ended. One that is running is given dyingTime.
+func (c *Client) awaitEnd(ctx context.Context, state State) (bool, error) {
+	bounded, cancel := ctx, context.CancelFunc(func() {})
+	if state == Running {
+		bounded, cancel = context.WithTimeout(ctx, dyingTime)
+	}
+	defer cancel()
+	err := c.Watch(bounded, func(Event) error { return nil })
+	switch {
+	case err == nil || CodeOf(err) == CodeNotRunning:
+		return true, nil
+	case ctx.Err() == nil && bounded.Err() != nil:
+		return false, nil
+	}
+	return false, err
+}
+
+// pings is whether the Engine API answers on the machine's Docker socket.
+func (c *Client) pings(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, answerTime)
+	defer cancel()
+	transport := &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return socket.Dial(ctx, c.m.DockerSocket())
+	}}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://docker/_ping", nil)
+	if err != nil {
+		return false
+	}
+	resp, err := transport.RoundTrip(req)
+	if err != nil {
+		return false
+	}
+	resp.Body.Close()
+	return resp.StatusCode == http.StatusOK
 }
 
 // live is the status that a host process answers with, a zero one where there is none.
