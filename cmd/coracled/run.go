@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"net/http"
 	"os"
 	"os/user"
 	"path/filepath"
@@ -254,7 +253,7 @@ func (o options) machineConfig(home string, place paths.Machine, held *os.File, 
 		VM:       vm.Config{Name: o.name, RunDir: place.RunDir(), Console: place.Console(), KeepOpen: []*os.File{held}},
 		Settings: settings, Files: files,
 		DockerSocket: place.DockerSocket(), ContextName: paths.ContextName(o.name),
-		Ping:    func(ctx context.Context) error { return ping(ctx, place) },
+		Ping:    api.New(place).Ping,
 		Explain: func(err error) *api.Error { return diagnose.Explain(err, o.name) },
 		Save:    func(st api.Status) { save(place, st, log) },
 		Log:     log, Timeouts: machine.DefaultTimeouts,
@@ -314,27 +313,6 @@ func (o options) settings(place paths.Machine) (s api.Settings, kept bool, err e
 		s.Arch = o.arch
 	}
 	return s, kept && s == old, config.Check(s, host)
-}
-
-// ping asks the Engine API as any client of the machine's Docker socket would.
-func ping(ctx context.Context, place paths.Machine) error {
-	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return socket.Dial(ctx, place.DockerSocket())
-	}}
-	defer transport.CloseIdleConnections()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://docker/_ping", nil)
-	if err != nil {
-		return err
-	}
-	resp, err := (&http.Client{Transport: transport}).Do(req)
-	if err != nil {
-		return err
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("_ping answered %s", resp.Status)
-	}
-	return nil
 }
 
 // save keeps the status for when this process is gone. A disk that is full loses it, not the machine.

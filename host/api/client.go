@@ -81,6 +81,26 @@ func (c *Client) Watch(ctx context.Context, f func(Event) error) error {
 	}
 }
 
+// Ping asks the Engine API, as any client of the machine's Docker socket would, and fails unless it answers that it is well.
+func (c *Client) Ping(ctx context.Context) error {
+	transport := &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return socket.Dial(ctx, c.m.DockerSocket())
+	}}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://docker/_ping", nil)
+	if err != nil {
+		return err
+	}
+	resp, err := transport.RoundTrip(req)
+	if err != nil {
+		return fmt.Errorf("ping the Docker Engine: %w", err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("ping the Docker Engine: it answered %s", resp.Status)
+	}
+	return nil
+}
+
 // Stop ends the machine and returns when its host process is done with it. The guest is asked to shut down in order,
 // which takes as long as its containers' stop signals; force pulls the plug instead, also of a stop that is under way.
 // CodeNotRunning: it was not running, nothing happened.

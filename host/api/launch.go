@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -17,7 +16,6 @@ import (
 	"time"
 
 	"github.com/coracle-engine/coracle/host/paths"
-	"github.com/coracle-engine/coracle/host/socket"
 )
 
 // LaunchOptions say which machine to start, and how.
@@ -96,19 +94,7 @@ func (c *Client) awaitEnd(ctx context.Context, state State) (bool, error) {
 func (c *Client) pings(ctx context.Context) bool {
 	ctx, cancel := context.WithTimeout(ctx, answerTime)
 	defer cancel()
-	transport := &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return socket.Dial(ctx, c.m.DockerSocket())
-	}}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://docker/_ping", nil)
-	if err != nil {
-		return false
-	}
-	resp, err := transport.RoundTrip(req)
-	if err != nil {
-		return false
-	}
-	resp.Body.Close()
-	return resp.StatusCode == http.StatusOK
+	return c.Ping(ctx) == nil
 }
 
 // live is the status that a host process answers with, a zero one where there is none.
