@@ -5,7 +5,7 @@ set -euo pipefail
 packages=(
 	ca-certificates git xz-utils zstd       # to fetch, unpack and pack
 	gcc libc6-dev pkg-config                # runc is the one engine binary with cgo
-	erofs-utils                             # the test of the image reads it back with another implementation
+	erofs-utils cpio e2fsprogs              # tests read images and disks back with another implementation
 	qemu-system-x86 qemu-system-arm         # the hypervisor, and the foreign architecture for its test
 )
 # The arm64 image is cross-compiled where the machine is not arm64 itself.
