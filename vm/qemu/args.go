@@ -21,6 +21,8 @@ type launch struct {
 	cfg   vm.Config
 	arch  string // as GOARCH
 	accel string // kvm or tcg
+	// oneThread has an emulated guest's CPUs take turns (see safeThreads).
+	oneThread bool
 	// The descriptors as the child numbers them: connected stream sockets.
 	monitor, vsock int
 }
@@ -83,6 +85,9 @@ func (l launch) cpu(p platform) []string {
 	model, accel := "host", "kvm"
 	if l.accel == tcg {
 		model, accel = p.tcgCPU, "tcg,thread=multi,tb-size=512"
+		if l.oneThread {
+			accel = "tcg,thread=single,tb-size=512"
+		}
 	}
 	return []string{"-accel", accel, "-cpu", model, "-smp", strconv.Itoa(l.cfg.CPUs)}
 }

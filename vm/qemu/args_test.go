@@ -35,6 +35,7 @@ func TestArgs(t *testing.T) {
 	for name, l := range map[string]launch{
 		"amd64-kvm": {cfg: plain, arch: "amd64", accel: kvm, monitor: 3, vsock: 4},
 		"amd64-tcg": {cfg: plain, arch: "amd64", accel: tcg, monitor: 3, vsock: 4},
+		"old-qemu":  {cfg: plain, arch: "amd64", accel: tcg, oneThread: true, monitor: 3, vsock: 4},
 		"arm64-kvm": {cfg: plain, arch: "arm64", accel: kvm, monitor: 3, vsock: 4},
 		"arm64-tcg": {cfg: plain, arch: "arm64", accel: tcg, monitor: 3, vsock: 4},
 		"odd-names": {cfg: odd, arch: "amd64", accel: tcg, monitor: 3, vsock: 4},

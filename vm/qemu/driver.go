@@ -45,6 +45,9 @@ func (d *Driver) Probe(ctx context.Context) (vm.Capabilities, error) {
 	if err != nil {
 		return vm.Capabilities{}, fmt.Errorf("probe QEMU: %w", err)
 	}
+	if f.Accel == tcg && !safeThreads(f.Version) {
+		f.Reason += "; QEMU before 8.1 emulates all CPUs in one thread"
+	}
 	return vm.Capabilities{Accelerator: f.Accel, Version: f.Version, Reason: f.Reason, Console: true, Notify: true}, nil
 }
 
@@ -62,7 +65,7 @@ func (d *Driver) Open(ctx context.Context, cfg vm.Config) (vm.Machine, error) {
 	}
 	log := d.log.With("machine", cfg.Name)
 	m := &machine{
-		launch: launch{cfg: cfg, arch: cfg.Arch, accel: f.Accel}, binary: f.Binary,
+		launch: launch{cfg: cfg, arch: cfg.Arch, accel: f.Accel, oneThread: !safeThreads(f.Version)}, binary: f.Binary,
 		device: vsock.New(guestCID, log), log: log, limits: d.limits,
 		state: vm.Stopped, done: make(chan struct{}),
 	}

@@ -133,3 +133,11 @@ func TestArchitectureOfAnother(t *testing.T) {
 		t.Errorf("found %+v, %v; want %s with a reason", f, err, tcg)
 	}
 }
+
+func TestSafeThreads(t *testing.T) {
+	for version, want := range map[string]bool{"7.2.22": false, "8.0.5": false, "8.1.0": true, "8.2": true, "10.0.2": true, "": false} {
+		if got := safeThreads(version); got != want {
+			t.Errorf("safeThreads(%q) = %t", version, got)
+		}
+	}
+}

@@ -106,6 +106,16 @@ func identity(binary string) string {
 
 var versionRE = regexp.MustCompile(`version (\d+)\.(\d+)(?:\.\d+)?`)
 
+// safeThreads says whether QEMU of this version may give each emulated CPU a thread. Before 8.1 a CPU could translate an
+// instruction while another changed it, and keep what was no longer true: Linux changes its own code while it runs (jump
+// labels, through a breakpoint), and about one start in a hundred on a busy host ended in "Oops: int3". 8.1 locks the page
+// first (accel/tcg: Always lock pages before translation).
+func safeThreads(version string) bool {
+	var major, minor int
+	fmt.Sscanf(version, "%d.%d", &major, &minor)
+	return major > 8 || major == 8 && minor >= 1
+}
+
 // parseVersion finds the version in what `qemu --version` prints, and whether it is one we can use: 7.2 and later.
 func parseVersion(output string) (string, error) {
 	v := versionRE.FindStringSubmatch(output)
