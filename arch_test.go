@@ -24,10 +24,11 @@ var arrows = map[string][]string{
 	"cmd/coracled":        {"host/*", "guest/api", "vm", "vm/drivers"},
 	"cmd/coracle-guest":   {"guest/*"},
 	"vm":                  {},
-	"vm/qemu":             {"vm", "vm/vhostuser", "vm/vhostuser/vsock"},
+	"vm/qemu":             {"vm", "vm/vhostuser", "vm/vhostuser/vsock", "vm/vhostuser/fs"},
 	"vm/drivers":          {"vm", "vm/qemu"},
 	"vm/vhostuser":        {"vm"},
 	"vm/vhostuser/vsock":  {"vm", "vm/vhostuser"},
+	"vm/vhostuser/fs":     {"vm", "vm/vhostuser"},
 	"vm/vhostuser/*":      {"vm", "vm/vhostuser", "vm/vhostuser/*"},
 	"vm/vmtest":           {"vm"},
 	"vm/vmtest/testguest": {"vm/vmtest"},
@@ -38,11 +39,17 @@ var arrows = map[string][]string{
 	"guest/relay":         {"guest/api"},
 	"guest/net":           {"guest/api"},
 	"guest/clock":         {"guest/api"},
+	"guest/share":         {"guest/api"},
+	"guest/watch":         {"guest/api"},
 	"guest/agent":         {"guest/*"},
 	"host/api":            {"host/socket", "host/paths", "guest/api"},
 	"host/server":         {"host/api"},
 	"host/machine":        {"vm", "guest/api", "host/api"},
 	"host/dockerproxy":    {},
+	"host/share":          {"guest/api", "host/share/*"},
+	"host/share/*":        {},
+	"host/network":        {},
+	"host/forward":        {"guest/api"},
 	"host/image":          {"images/manifest", "guest/api", "host/api"},
 	"host/socket":         {},
 	"host/lock":           {},
@@ -60,9 +67,11 @@ var arrows = map[string][]string{
 
 // libraries says which rooms may import which libraries; those not listed are open to all.
 var libraries = map[string][]string{
-	"github.com/mdlayher/vsock": {"guest/agent", "vm/vmtest/testguest"},
-	"github.com/spf13/cobra":    {"cmd/coracle", "cmd/coracled"},
-	"github.com/erofs/go-erofs": {"images/*"},
+	"github.com/mdlayher/vsock":              {"guest/agent", "vm/vmtest/testguest"},
+	"github.com/spf13/cobra":                 {"cmd/coracle", "cmd/coracled"},
+	"github.com/erofs/go-erofs":              {"images/*"},
+	"github.com/hanwen/go-fuse/v2":           {"host/share"},
+	"github.com/containers/gvisor-tap-vsock": {"host/network"},
 }
 
 // stdlibOnly are the rooms whose promise is to build anywhere with nothing.
@@ -144,8 +153,10 @@ func TestArrows(t *testing.T) {
 			if ours && room != f.room && !allowed(to, room) {
 				t.Errorf("%s imports %s: %s may import only %v", f.path, room, f.room, to)
 			}
-			if rooms, limited := libraries[imp]; limited && !allowed(rooms, f.room) {
-				t.Errorf("%s imports %s, which is for %v", f.path, imp, rooms)
+			for library, rooms := range libraries {
+				if (imp == library || strings.HasPrefix(imp, library+"/")) && !allowed(rooms, f.room) {
+					t.Errorf("%s imports %s, which is for %v", f.path, imp, rooms)
+				}
 			}
 			if !ours && strings.Contains(strings.Split(imp, "/")[0], ".") && slices.Contains(stdlibOnly, f.room) && !strings.HasPrefix(imp, "golang.org/x/sys/") {
 				t.Errorf("%s imports %s: %s promises to need the standard library alone", f.path, imp, f.room)

@@ -108,6 +108,7 @@ type Capabilities struct {
 	Reason      string // why this accelerator and not a faster one; empty where it is the fastest there is
 	Suspend     bool   // machines are Suspenders
 	Share       bool   // machines are Sharers
+	FileSystem  bool   // machines carry Config.FileSystem
 	SetMemory   bool   // machines are MemorySetters
 	Console     bool   // machines are Consolers
 	Notify      bool   // machines are Notifiers
@@ -123,9 +124,24 @@ type Disk struct {
 // Network is the guest's one network card.
 type Network struct {
 	MAC string // "52:54:00:…"; empty: the driver's default
+	MTU int    // bytes; 0: 1500
+	// Frames is the other end of the cable: it is called once for each start of the hypervisor with a stream of ethernet
+	// frames, each behind its length as 32 bits, big-endian (QEMU's -netdev stream), and returns when ctx ends or the stream
+	// does. nil: the driver brings a network of its own.
+	Frames func(ctx context.Context, cable net.Conn) error
 }
 
-// Config describes one machine, whole. It is plain data but for KeepOpen.
+// FileSystem is what a file-system device leads to: it answers FUSE requests (linux/fuse.h). The guest is hostile, and
+// memory that a request or an answer lies in can change at any time.
+type FileSystem interface {
+	// Serve answers one request: in is the request, out the room for the answer. It returns how many bytes it wrote, 0 for a
+	// request that has no answer. It is called from several goroutines and may block.
+	Serve(in, out [][]byte) int
+	// Reset forgets all that a driver in the guest was told and had open: the device starts anew. No Serve runs meanwhile.
+	Reset()
+}
+
+// Config describes one machine, whole. It is plain data but for KeepOpen, FileSystem and Network.Frames.
 type Config struct {
 	Arch    string // the guest's, as GOARCH spells it; empty: the host's
 	Name    string // for titles and process lists; [a-z0-9-]
@@ -136,6 +152,10 @@ type Config struct {
 	Cmdline string // the kernel's arguments; the driver may add what its console and accelerator need
 	Disks   []Disk
 	Network Network
+	// FileSystem is served to the guest by a virtio-fs device with the tag FileSystemTag; nil: there is none. A driver that
+	// cannot carry it (Capabilities.FileSystem) refuses it with ErrNotSupported.
+	FileSystem    FileSystem
+	FileSystemTag string
 	// RunDir is a directory of this machine's own, 0700, for the driver's sockets. Its path is short enough for them.
 	RunDir string
 	// Console is the file that the guest's console is appended to.

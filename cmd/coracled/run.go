@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
+	"reflect"
 	"runtime"
 	"runtime/debug"
 	"sync"
@@ -312,7 +313,7 @@ func (o options) settings(place paths.Machine) (s api.Settings, kept bool, err e
 	if o.arch != "" {
 		s.Arch = o.arch
 	}
-	return s, kept && s == old, config.Check(s, host)
+	return s, kept && reflect.DeepEqual(s, old), config.Check(s, host)
 }
 
 // save keeps the status for when this process is gone. A disk that is full loses it, not the machine.

@@ -100,6 +100,9 @@ func (a *agent) Watch(ctx context.Context, f func(api.Event) error) error {
 // SetTime implements api.Agent.
 func (a *agent) SetTime(now time.Time) error { return clock.Set(now) }
 
+// Published implements api.Publisher.
+func (a *agent) Published([]api.Publication) {}
+
 // Shutdown implements api.Agent.
 func (a *agent) Shutdown() { a.once.off.Do(func() { close(a.off) }) }
 

@@ -75,10 +75,10 @@ func (g *guest) openPorts() (*service.Group, error) {
 	)
 }
 
-func serveAPI(a api.Agent, log *slog.Logger) func(ctx context.Context, l gonet.Listener) error {
+func serveAPI(a *agent, log *slog.Logger) func(ctx context.Context, l gonet.Listener) error {
 	return func(ctx context.Context, l gonet.Listener) error {
 		s := &http.Server{
-			Handler: api.Handler(a), ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn),
+			Handler: api.Handler(a, a), ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn),
 			BaseContext: func(gonet.Listener) context.Context { return ctx },
 		}
 		defer s.Close()

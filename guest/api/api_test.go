@@ -73,7 +73,7 @@ func connect(t *testing.T, a api.Agent) *api.Client {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &http.Server{Handler: api.Handler(a)}
+	s := &http.Server{Handler: api.Handler(a, noPorts{})}
 	go s.Serve(greeted{l})
 	t.Cleanup(func() { s.Close() })
 	c := api.NewClient(func(ctx context.Context, port uint32) (net.Conn, error) {
@@ -183,7 +183,7 @@ func TestWatch(t *testing.T) {
 }
 
 func TestHandlerRefuses(t *testing.T) {
-	s := httptest.NewServer(api.Handler(newFakeAgent()))
+	s := httptest.NewServer(api.Handler(newFakeAgent(), noPorts{}))
 	defer s.Close()
 	for _, c := range []struct {
 		method, path, body string
@@ -329,3 +329,7 @@ func FuzzCheckGreeting(f *testing.F) {
 		}
 	})
 }
+
+type noPorts struct{}
+
+func (noPorts) Published([]api.Publication) {}

@@ -74,6 +74,11 @@ func (c *Client) Apply(ctx context.Context, spec Spec) error {
 	return c.call(ctx, http.MethodPut, "/v1/spec", spec, nil)
 }
 
+// Published tells what became of forwards.
+func (c *Client) Published(ctx context.Context, list []Publication) error {
+	return c.call(ctx, http.MethodPost, "/v1/published", list, nil)
+}
+
 // SetTime sets the guest's clock.
 func (c *Client) SetTime(ctx context.Context, now time.Time) error {
 	return c.call(ctx, http.MethodPut, "/v1/time", now, nil)

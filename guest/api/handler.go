@@ -18,9 +18,16 @@ type Agent interface {
 	Shutdown()
 }
 
-// Handler serves a over HTTP. It trusts its callers: the listener beneath it has checked their greeting.
-func Handler(a Agent) http.Handler {
+// Handler serves a and p over HTTP. It trusts its callers: the listener beneath it has checked their greeting.
+func Handler(a Agent, p Publisher) http.Handler {
 	mux := http.NewServeMux()
+	mux.HandleFunc("POST /v1/published", func(w http.ResponseWriter, r *http.Request) {
+		var list []Publication
+		if decode(w, r, &list) {
+			p.Published(list)
+			reply(w, nil, nil)
+		}
+	})
 	mux.HandleFunc("GET /v1/hello", func(w http.ResponseWriter, _ *http.Request) { reply(w, a.Hello(), nil) })
 	mux.HandleFunc("PUT /v1/spec", func(w http.ResponseWriter, r *http.Request) {
 		var spec Spec

@@ -21,11 +21,11 @@ import (
 func TestReadConfig(t *testing.T) {
 	secret := base64.StdEncoding.EncodeToString(bytes.Repeat([]byte{1}, api.SecretLen))
 	for name, c := range map[string]struct{ text, want string }{
-		"good":          {`{"version":1,"secret":"` + secret + `","spec":{"hostname":"h"}}`, ""},
+		"good":          {`{"version":2,"secret":"` + secret + `","spec":{"hostname":"h"}}`, ""},
 		"no JSON":       {`hello`, "parse boot configuration"},
 		"empty":         {``, "parse boot configuration"},
-		"other version": {`{"version":2,"secret":"` + secret + `"}`, "version 2"},
-		"short secret":  {`{"version":1,"secret":"AAAA"}`, "3 bytes"},
+		"other version": {`{"version":3,"secret":"` + secret + `"}`, "version 3"},
+		"short secret":  {`{"version":2,"secret":"AAAA"}`, "3 bytes"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "boot.json")
@@ -50,7 +50,7 @@ func TestReadConfig(t *testing.T) {
 }
 
 func FuzzParseConfig(f *testing.F) {
-	f.Add([]byte(`{"version":1,"secret":"AAAA","spec":{}}`))
+	f.Add([]byte(`{"version":2,"secret":"AAAA","spec":{}}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		if b, err := ParseConfig(data); err == nil && (b.Version != api.Version || len(b.Secret) != api.SecretLen) {
 			t.Fatalf("accepted %+v", b)

@@ -4,6 +4,7 @@
 package api
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -48,6 +49,36 @@ type Settings struct {
 	Disk   int64 `json:"disk" yaml:"disk"`     // bytes; it can grow, not shrink
 	// Arch is the guest's architecture as GOARCH spells it; empty: the host's. Another one is emulated, slowly.
 	Arch string `json:"arch,omitempty" yaml:"arch,omitempty"`
+
+	// What follows counts at once in a running machine; what precedes, from its next start.
+	Shares  []Share         `json:"shares"`
+	Ports   Ports           `json:"ports"`
+	Network Network         `json:"network"`
+	SSH     bool            `json:"ssh"`              // the user's ssh agent is at /run/host-services/ssh-auth.sock
+	Engine  json.RawMessage `json:"engine,omitempty"` // keys of dockerd's daemon.json; a JSON object
+}
+
+// Share is a directory of the host that the machine has at the same place.
+type Share struct {
+	Path     string `json:"path" yaml:"path"` // absolute, clean
+	ReadOnly bool   `json:"readOnly,omitempty" yaml:"read-only,omitempty"`
+	// Secrets shares the directories that hold keys too (.ssh, .aws, .gnupg, .docker, .kube…), which are left out else.
+	Secrets bool `json:"secrets,omitempty" yaml:"secrets,omitempty"`
+}
+
+// Ports says how published ports are opened on the host.
+type Ports struct {
+	Address       string `json:"address"`       // where -p opens a port when it names no address
+	ClientAddress bool   `json:"clientAddress"` // a container sees its client's own address
+}
+
+// Network says how containers reach the outside.
+type Network struct {
+	Loopback     bool     `json:"loopback"`               // host.docker.internal reaches what listens on the host's 127.0.0.1
+	HTTPProxy    string   `json:"httpProxy,omitempty"`    // empty: as the host's environment says
+	HTTPSProxy   string   `json:"httpsProxy,omitempty"`   // the same
+	NoProxy      string   `json:"noProxy,omitempty"`      // the same
+	Certificates []string `json:"certificates,omitempty"` // files with CA certificates in PEM, beside those that the host trusts
 }
 
 // Image is the guest image that a machine boots.

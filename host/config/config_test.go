@@ -182,7 +182,7 @@ func FuzzParse(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte) {
 		def := api.Settings{CPUs: 3, Memory: 3 * gib, Disk: 30 * gib}
 		got, err := config.Parse(data, def)
-		if err != nil && got != def {
+		if err != nil && !cmp.Equal(got, def) {
 			t.Errorf("with error %v came %+v", err, got)
 		}
 		if err == nil && (got.Memory < 0 || got.Disk < 0) {

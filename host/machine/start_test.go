@@ -159,7 +159,7 @@ func TestFailures(t *testing.T) {
 		{"guest tells nothing", func(w *world) { w.guest.mute = true }, api.CodeGuestFailed, []string{"listen to the guest"}, []api.State{api.Stopping}},
 		{"other protocol", func(w *world) {
 			w.guest.hello.Version, w.guest.events = 99, []guestapi.Event{}
-		}, api.CodeGuestFailed, []string{"protocol version 99, this host 1"}, []api.State{api.Stopping}},
+		}, api.CodeGuestFailed, []string{"protocol version 99, this host 2"}, []api.State{api.Stopping}},
 		{"ping", func(w *world) { w.cfg.Ping = func(context.Context) error { return errors.New("pong?") } }, api.CodeGuestFailed, []string{"ask the Docker Engine", "pong?"}, []api.State{api.Stopping}},
 		{"virtual machine dies while the engine starts", func(w *world) {
 			w.guest.events = []guestapi.Event{}

@@ -72,7 +72,7 @@ func (g *guest) run(ctx context.Context, v *vmtest.Guest) error {
 	if err != nil {
 		return err
 	}
-	srv := &http.Server{Handler: guestapi.Handler(g)}
+	srv := &http.Server{Handler: guestapi.Handler(g, g)}
 	var serving sync.WaitGroup
 	serving.Go(func() { srv.Serve(greeted{agent, boot.Secret}) })
 	defer serving.Wait()
@@ -380,3 +380,6 @@ func (w *world) states(t *testing.T) []api.State {
 	}
 	return told
 }
+
+// Published implements guestapi.Publisher.
+func (g *guest) Published([]guestapi.Publication) {}
