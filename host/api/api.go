@@ -39,7 +39,25 @@ type Status struct {
 	Started      time.Time `json:"started,omitzero"` // when the host process was launched
 	Ready        time.Time `json:"ready,omitzero"`   // when the Engine API first answered
 	Services     []Service `json:"services,omitempty"`
-	Error        *Error    `json:"error,omitempty"` // why the state is failed
+	// Shared and Published are what the machine has of this host now, whatever its settings say.
+	Shared    []Shared    `json:"shared,omitempty"`
+	Published []Published `json:"published,omitempty"`
+	Error     *Error      `json:"error,omitempty"` // why the state is failed
+}
+
+// Shared is a share as it is now.
+type Shared struct {
+	Share
+	Error string `json:"error,omitempty"` // why containers do not see it, such as that there is no such directory
+}
+
+// Published is a port of the host that leads to one in the machine, or should.
+type Published struct {
+	Protocol string `json:"protocol"` // "tcp" or "udp"
+	Address  string `json:"address"`  // of the host
+	Port     uint16 `json:"port"`
+	To       string `json:"to,omitempty"`    // address and port in the machine
+	Error    string `json:"error,omitempty"` // why it is not open
 }
 
 // Settings are what a user chooses for a machine.
@@ -148,6 +166,8 @@ const (
 	CodeCrashed      Code = "vm-crashed"
 	CodePortInUse    Code = "port-in-use"
 	CodePermission   Code = "permission"
+	CodeShare        Code = "share-missing"
+	CodeEngine       Code = "engine-refused"
 )
 
 // Error is a failure as a user meets it: a class, what happened, and the next thing to do.

@@ -26,6 +26,7 @@ type LaunchOptions struct {
 	Memory   int64     // bytes; 0: as the machine's settings say
 	Disk     int64     // bytes; 0: as the machine's settings say
 	Arch     string    // of the guest; empty: as the machine's settings say
+	Shares   []string  // PATH[:ro][:secrets], absolute; they are added to the machine's settings
 	Context  bool      // make and select the machine's docker context
 	Coracled string    // the host process's program; empty: FindCoracled
 	Since    time.Time // when the user asked, from which a Step's times count; zero: now
@@ -212,6 +213,9 @@ func (o LaunchOptions) args() []string {
 	}
 	if o.Arch != "" {
 		args = append(args, "--arch", o.Arch)
+	}
+	for _, share := range o.Shares {
+		args = append(args, "--share="+share)
 	}
 	return append(args, "--", o.Name)
 }

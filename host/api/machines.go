@@ -62,7 +62,7 @@ func Delete(ctx context.Context, home, name string) error {
 	if err := paths.CheckName(name); err != nil {
 		return fromPaths(err)
 	}
-	_, err := coracled(ctx, home, "delete", "--", name)
+	_, err := coracled(ctx, home, nil, "delete", "--", name)
 	return err
 }
 
@@ -84,7 +84,7 @@ type Check struct {
 
 // Doctor looks for whatever could keep a machine under home from starting. It changes nothing.
 func Doctor(ctx context.Context, home string) ([]Check, error) {
-	out, err := coracled(ctx, home, "doctor")
+	out, err := coracled(ctx, home, nil, "doctor")
 	if err != nil {
 		return nil, err
 	}
@@ -95,9 +95,9 @@ func Doctor(ctx context.Context, home string) ([]Check, error) {
 	return checks, nil
 }
 
-// coracled runs one of the host program's short commands. It answers with JSON on its standard output: the result with
+// coracled runs one of the host program's short commands with in as its standard input. It answers with JSON on its standard output: the result with
 // exit status 0, else an Error.
-func coracled(ctx context.Context, home string, args ...string) ([]byte, error) {
+func coracled(ctx context.Context, home string, in []byte, args ...string) ([]byte, error) {
 	prog, err := FindCoracled()
 	if err != nil {
 		return nil, err
@@ -105,7 +105,7 @@ func coracled(ctx context.Context, home string, args ...string) ([]byte, error) 
 	var stdout, stderr bytes.Buffer
 	cmd := exec.CommandContext(ctx, prog, args...)
 	cmd.Env = append(os.Environ(), "CORACLE_HOME="+home)
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(in), &stdout, &stderr
 	if err := cmd.Run(); err != nil {
 		var e Error
 		if json.Unmarshal(stdout.Bytes(), &e) == nil && e.Code != "" {

@@ -42,6 +42,8 @@ var Table = map[api.Code]Advice{
 	api.CodeGuestFailed:  {"the guest came up and then met an error", "see `coracle logs NAME`, then start again"},
 	api.CodeCrashed:      {"the hypervisor's process ended, by a fault or by somebody's signal", "start again: what was on disk is kept; see `coracle logs NAME` for its last words"},
 	api.CodePortInUse:    {"another program listens there", "end that program, or choose another port"},
+	api.CodeShare:        {"a directory that the machine's settings share is not there, or is none", "make the directory, or run `coracle config remove shares PATH`"},
+	api.CodeEngine:       {"the Docker Engine does not take a key of its settings", "see `coracle logs NAME`, then run `coracle config remove engine.KEY`"},
 	api.CodePermission:   {"a file or directory does not belong to this user", "give it back to this user, or set CORACLE_HOME to a directory of yours"},
 }
 
