@@ -60,6 +60,7 @@ func Handler(m Machine, log *slog.Logger) http.Handler {
 		m.Stop(req.Force)
 		w.WriteHeader(http.StatusAccepted)
 	})
+	settings(mux, m)
 	mux.HandleFunc("POST /v1/shell", func(w http.ResponseWriter, r *http.Request) { shell(w, r, m, log) })
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusNotFound, api.Errorf(api.CodeNotFound, "there is no %s %s", r.Method, r.URL.Path))
@@ -83,7 +84,7 @@ func statusOf(code api.Code) int {
 	switch code {
 	case api.CodeNotFound:
 		return http.StatusNotFound
-	case api.CodeName, api.CodeConfig, api.CodePathTooLong:
+	case api.CodeName, api.CodeConfig, api.CodePathTooLong, api.CodeShare, api.CodeEngine:
 		return http.StatusBadRequest
 	case api.CodeRunning, api.CodeNotRunning, api.CodePortInUse:
 		return http.StatusConflict
