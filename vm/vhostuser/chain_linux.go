@@ -70,6 +70,14 @@ func (c *cursor) take(n int) []byte {
 	return b
 }
 
+// ahead appends what is ahead to segs.
+func (c *cursor) ahead(segs [][]byte) [][]byte {
+	if len(c.rest) > 0 {
+		segs = append(segs, c.rest)
+	}
+	return append(segs, c.segs[c.next:]...)
+}
+
 // Readable is how many bytes Read has yet to give.
 func (c *Chain) Readable() int { return c.out.left }
 
@@ -107,6 +115,26 @@ func (c *Chain) Write(p []byte) (int, error) {
 		return n, io.ErrShortWrite
 	}
 	return n, nil
+}
+
+// Unread appends to segs the bytes that Read has yet to give, where they lie in the guest's memory, which the guest can
+// change at any time. They may be used until Push.
+func (c *Chain) Unread(segs [][]byte) [][]byte { return c.out.ahead(segs) }
+
+// Room appends to segs the room that Write has yet to fill, where it lies in the guest's memory. It may be written until
+// Push; Wrote says how much was.
+func (c *Chain) Room(segs [][]byte) [][]byte { return c.in.ahead(segs) }
+
+// Wrote counts the first n bytes of Room as written, at most all of them.
+func (c *Chain) Wrote(n int) {
+	for n > 0 {
+		b := c.in.take(n)
+		if b == nil {
+			return
+		}
+		n -= len(b)
+		c.done += len(b)
+	}
 }
 
 // walker follows descriptors from one table.

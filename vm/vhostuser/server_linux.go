@@ -35,7 +35,7 @@ const (
 type Device interface {
 	// Features are the feature bits of the device type; those of the rings are added.
 	Features() uint64
-	// Config is the device's configuration space.
+	// Config is the device's configuration space; nil where the front end has one of its own (virtio-fs).
 	Config() []byte
 	// Queues is how many queues it has here.
 	Queues() int
@@ -137,7 +137,7 @@ var handlers = map[request]func(*session, *message) ([]byte, error){
 	setVringKick:        (*session).setKick,
 	setVringCall:        (*session).setCall,
 	setVringErr:         (*session).setErr,
-	getProtocolFeatures: func(*session, *message) ([]byte, error) { return encodeU64(protocolFeatures), nil },
+	getProtocolFeatures: func(s *session, _ *message) ([]byte, error) { return encodeU64(s.offered()), nil },
 	setProtocolFeatures: (*session).setProtocol,
 	getQueueNum:         func(s *session, _ *message) ([]byte, error) { return encodeU64(uint64(len(s.rings))), nil },
 	setVringEnable:      (*session).enableRing,
@@ -157,9 +157,17 @@ func (s *session) setFeatures(m *message) ([]byte, error) {
 	return nil, nil
 }
 
+// offered are the protocol features that the device has use for.
+func (s *session) offered() uint64 {
+	if s.dev.Config() == nil {
+		return protocolFeatures &^ protocolConfig
+	}
+	return protocolFeatures
+}
+
 func (s *session) setProtocol(m *message) ([]byte, error) {
 	v, err := decodeU64(m.payload)
-	if err == nil && v&^protocolFeatures != 0 {
+	if err == nil && v&^s.offered() != 0 {
 		err = fmt.Errorf("protocol features %#x were not offered", v)
 	}
 	if err != nil {

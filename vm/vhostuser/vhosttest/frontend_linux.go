@@ -77,8 +77,7 @@ func New(t testing.TB, conn *net.UnixConn, size int) *Frontend {
 		unix.Close(fd)
 	})
 	f.U64(1)
-	f.U64(15)
-	f.Send(16, le64(1|1<<9))
+	f.Send(16, le64(f.U64(15)&(1|1<<9)))
 	f.U64(17)
 	f.Send(3, nil)
 	return f
@@ -169,13 +168,20 @@ func (f *Frontend) Alloc(n int) uint64 {
 	return LowGuest + uint64(start)
 }
 
+// Free takes back all that Alloc gave from addr on.
+func (f *Frontend) Free(addr uint64) { f.free = f.offset(addr) }
+
 // Bytes is the guest's memory at a guest-physical address from Alloc.
 func (f *Frontend) Bytes(addr uint64, n int) []byte {
-	off := int(addr - LowGuest)
-	if addr >= HighGuest {
-		off = int(addr-HighGuest) + len(f.mem)/2
-	}
+	off := f.offset(addr)
 	return f.mem[off : off+n : off+n]
+}
+
+func (f *Frontend) offset(addr uint64) int {
+	if addr >= HighGuest {
+		return int(addr-HighGuest) + len(f.mem)/2
+	}
+	return int(addr - LowGuest)
 }
 
 // user turns a guest-physical address into the front end's own.
