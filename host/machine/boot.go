@@ -22,6 +22,10 @@ type boot struct {
 	guest   *guestapi.Client // nil until the guest has given its first sign
 	started time.Time        // when the virtual CPUs began to run
 
+	ssh      net.Listener            // of the guest's calls to the user's ssh agent
+	forwards chan []guestapi.Forward // the newest set that the guest wants open, until it is
+	woke     chan string             // why the guest's clock may be wrong
+
 	consoleFrom int64 // where this boot's part of the console's log begins
 
 	knocked chan struct{} // closed when the guest's agent answers
@@ -65,9 +69,6 @@ func (b *boot) wait() {
 	}
 }
 
-// network is what QEMU's user-mode network expects of its guest.
-var network = guestapi.Network{Address: "10.0.2.15/24", Gateway: "10.0.2.2", DNS: []string{"10.0.2.3"}}
-
 // start goes from nothing to an Engine API that has answered. The boot is nil where no virtual machine was made; it is not
 // where one was, also with an error.
 func (m *Machine) start(ctx context.Context) (*boot, error) {
@@ -83,7 +84,14 @@ func (m *Machine) start(ctx context.Context) (*boot, error) {
 	if found.emulates(cfg.Arch) && ready.unpacked != "" {
 		cfg.Kernel = ready.unpacked
 	}
-	b := &boot{secret: ready.secret, knocked: make(chan struct{}), ready: make(chan struct{}), failed: make(chan error, 1), exited: make(chan struct{})}
+	if !found.caps.FileSystem && cfg.FileSystem != nil {
+		cfg.FileSystem = nil
+		m.note(found.driver.Name() + " cannot share directories")
+	}
+	b := &boot{
+		secret: ready.secret, knocked: make(chan struct{}), ready: make(chan struct{}), failed: make(chan error, 1),
+		exited: make(chan struct{}), forwards: make(chan []guestapi.Forward, 1), woke: make(chan string, 1),
+	}
 	beside, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	b.cancel = cancel
 	if err := m.launch(ctx, b, found.driver, cfg); err != nil {
@@ -148,6 +156,12 @@ func (m *Machine) prepare(ctx context.Context) (prepared, error) {
 	m.mu.Lock()
 	m.status.Settings = settings
 	m.mu.Unlock()
+	spec, err := m.cfg.Around.Prepare(settings)
+	if err != nil {
+		return p, err
+	}
+	spec.Hostname = m.hostname()
+	m.cfg.Around.Attach(&p.cfg)
 	m.step("settings", began)
 	p.cfg.CPUs, p.cfg.Memory, p.cfg.Arch = settings.CPUs, settings.Memory, settings.Arch
 
@@ -174,7 +188,7 @@ func (m *Machine) prepare(ctx context.Context) (prepared, error) {
 	rand.Read(p.secret) // never fails: it ends the process instead
 	initrd, err := m.cfg.Files.Initrd(guestapi.Boot{
 		Version: guestapi.Version, Secret: p.secret,
-		Spec: guestapi.Spec{Hostname: m.hostname(), Network: network},
+		Spec: spec,
 	})
 	if err != nil {
 		return p, err
@@ -212,9 +226,17 @@ func (m *Machine) launch(ctx context.Context, b *boot, d vm.Driver, cfg vm.Confi
 	if st, err := os.Stat(cfg.Console); err == nil {
 		b.consoleFrom = st.Size()
 	}
+	if b.ssh, err = machine.Listen(guestapi.PortSSH); err != nil {
+		_ = machine.Stop(context.Background())
+		return fmt.Errorf("listen for the guest: %w", err)
+	}
+	if n, ok := machine.(vm.Notifier); ok {
+		n.Notify(func(e vm.Event) { m.hearVM(b, e) })
+	}
 	b.started = time.Now()
 	if err := machine.Start(ctx); err != nil {
 		knocks.Close()
+		b.ssh.Close()
 		_ = machine.Stop(context.Background())
 		return fmt.Errorf("start virtual machine: %w", err)
 	}
@@ -269,6 +291,7 @@ func (m *Machine) awaitGuest(ctx, beside context.Context, b *boot) error {
 	b.guest = guestapi.NewClient(b.vm.Dial, b.secret)
 	b.tasks.Go(func() { m.follow(beside, b) })
 	b.tasks.Go(func() { m.greet(beside, b) })
+	m.serve(beside, b)
 	return nil
 }
 
@@ -279,9 +302,7 @@ const greetTime = 30 * time.Second
 func (m *Machine) greet(ctx context.Context, b *boot) {
 	ctx, cancel := context.WithTimeout(ctx, greetTime)
 	defer cancel()
-	if err := b.guest.SetTime(ctx, time.Now()); err != nil && ctx.Err() == nil {
-		m.cfg.Log.Warn("set guest's clock", "err", err)
-	}
+	m.setTime(ctx, b, "the guest has booted")
 	hello, err := b.guest.Hello(ctx)
 	if err != nil {
 		if ctx.Err() == nil && !m.diesNow(ctx, b) && ctx.Err() == nil {

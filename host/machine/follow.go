@@ -33,28 +33,50 @@ type follower struct {
 	offset  time.Duration
 	waiting []guestapi.Event
 	over    bool
+	last    time.Duration // when the newest event happened
+	before  time.Duration // what happened until then is known from an earlier stream
 }
 
 // follow listens to the guest until ctx ends or the guest goes away.
 func (m *Machine) follow(ctx context.Context, b *boot) {
 	f := &follower{m: m, b: b, offset: time.Since(m.cfg.Since)}
-	err := b.guest.Watch(ctx, func(e guestapi.Event) error {
-		f.hear(e)
-		return nil
-	})
-	if ctx.Err() != nil || m.diesNow(ctx, b) || ctx.Err() != nil {
-		return
-	}
-	select {
-	case <-b.ready:
-		m.cfg.Log.Warn("the guest tells no more", "err", err)
-	default:
-		b.giveUp(fmt.Errorf("listen to the guest: %w: %w", vm.ErrGuestFailed, err))
+	for pause := firstPause; ; pause = min(2*pause, lastPause) {
+		err := b.guest.Watch(ctx, func(e guestapi.Event) error {
+			pause = firstPause
+			f.hear(e)
+			return nil
+		})
+		if ctx.Err() != nil || m.diesNow(ctx, b) || ctx.Err() != nil {
+			return
+		}
+		select {
+		case <-b.ready:
+			m.cfg.Log.Warn("the guest's events broke off: listening again", "err", err, "pause", pause)
+		default:
+			b.giveUp(fmt.Errorf("listen to the guest: %w: %w", vm.ErrGuestFailed, err))
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(pause):
+		}
+		f.before = f.last
 	}
 }
 
+// The pauses between two attempts to listen to a guest whose events broke off.
+const (
+	firstPause = 100 * time.Millisecond
+	lastPause  = 5 * time.Second
+)
+
 func (f *follower) hear(e guestapi.Event) {
 	e.Name, e.Detail, e.State = clean(e.Name), clean(e.Detail), clean(e.State)
+	if e.Kind != guestapi.EventForwards && f.before > 0 && e.End <= f.before {
+		return
+	}
+	f.last = max(f.last, e.End)
 	f.offset = min(f.offset, time.Since(f.m.cfg.Since)-max(e.End, 0))
 	switch e.Kind {
 	case guestapi.EventStep:
@@ -73,6 +95,8 @@ func (f *follower) hear(e guestapi.Event) {
 		default:
 			close(f.b.ready)
 		}
+	case guestapi.EventForwards:
+		f.b.publish(e.Forwards)
 	case guestapi.EventFailed:
 		f.finish()
 		f.b.giveUp(fmt.Errorf("%w: %s", vm.ErrGuestFailed, e.Detail))

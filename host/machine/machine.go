@@ -72,6 +72,7 @@ type Config struct {
 	VM           vm.Config // what does not depend on settings and image
 	Settings     func() (api.Settings, error)
 	Files        Files
+	Around       Around
 	Docker       Selector // nil: docker's own settings are not touched
 	DockerSocket string
 	ContextName  string                      // what Docker selects
@@ -91,6 +92,8 @@ type Machine struct {
 	force  chan struct{} // closed: end at once
 	engine chan struct{} // closed: the Engine API answers, guest is set
 	ended  chan struct{} // closed: the virtual machine is on its way out
+
+	applying sync.Mutex // held by Apply
 
 	mu     sync.Mutex
 	status api.Status
@@ -292,6 +295,7 @@ func (m *Machine) Status() api.Status {
 	defer m.mu.Unlock()
 	st := m.status
 	st.Services = slices.Clone(st.Services)
+	m.cfg.Around.Report(&st)
 	return st
 }
 

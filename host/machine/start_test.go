@@ -83,6 +83,7 @@ func TestWhatTheGuestGets(t *testing.T) {
 	want := vm.Config{
 		Name: "work", CPUs: 2, Memory: 1 << 30, Kernel: "vmlinuz", Initrd: w.files.initrd(), Console: got.Console,
 		Disks: []vm.Disk{{Path: "root", Serial: guestapi.SerialRoot, ReadOnly: true}, {Path: "data", Serial: guestapi.SerialData}},
+		Network: vm.Network{MTU: 4000},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("config (-want +got):\n%s", diff)

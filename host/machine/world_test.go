@@ -38,8 +38,11 @@ type guest struct {
 	deaf     bool  // takes the order to shut down and does nothing
 	shutdown error // how it ends when told to
 
+	published chan []guestapi.Publication
+
 	mu   sync.Mutex
-	told bool // it was asked to shut down
+	spec guestapi.Spec // the latest that was applied
+	told bool          // it was asked to shut down
 	set  time.Time
 	off  chan struct{}
 }
@@ -127,14 +130,35 @@ func (l greeted) Accept() (net.Conn, error) {
 	}
 }
 
-func (g *guest) Hello() guestapi.Hello                      { return g.hello }
-func (g *guest) Apply(context.Context, guestapi.Spec) error { return nil }
+func (g *guest) Hello() guestapi.Hello { return g.hello }
+
+func (g *guest) Apply(_ context.Context, s guestapi.Spec) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if string(s.Daemon) == `{"bad":1}` {
+		return errors.New("dockerd does not know it")
+	}
+	g.spec = s
+	return nil
+}
 
 func (g *guest) SetTime(now time.Time) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.set = now
 	return nil
+}
+
+func (g *guest) clock() time.Time {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.set
+}
+
+func (g *guest) applied() guestapi.Spec {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.spec
 }
 
 func (g *guest) Shutdown() {
@@ -164,6 +188,9 @@ func (g *guest) Watch(ctx context.Context, f func(guestapi.Event) error) error {
 	for {
 		select {
 		case e := <-g.later:
+			if e.Kind == "break" {
+				return errors.New("broken")
+			}
 			if err := f(e); err != nil {
 				return err
 			}
@@ -206,6 +233,42 @@ func (f *files) Booted() {
 	os.Remove(f.initrd())
 }
 
+// around is a fake that publishes all but port 1.
+type around struct {
+	mu        sync.Mutex
+	published [][]guestapi.Forward
+	served    chan machine.Guest
+	err       error
+}
+
+func (a *around) Prepare(s api.Settings) (guestapi.Spec, error) {
+	return guestapi.Spec{Daemon: s.Engine}, a.err
+}
+
+func (a *around) Attach(cfg *vm.Config) { cfg.Network.MTU = 4000 }
+
+func (a *around) Serve(ctx context.Context, g machine.Guest) {
+	a.served <- g
+	<-ctx.Done()
+}
+
+func (a *around) Publish(_ context.Context, list []guestapi.Forward) []guestapi.Publication {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.published = append(a.published, list)
+	var out []guestapi.Publication
+	for _, f := range list {
+		p := guestapi.Publication{ID: f.ID}
+		if f.Port == 1 {
+			p.Error = "address already in use"
+		}
+		out = append(out, p)
+	}
+	return out
+}
+
+func (a *around) Report(*api.Status) {}
+
 // selector counts.
 type selector struct {
 	err        error
@@ -234,6 +297,7 @@ type world struct {
 	driver *vmtest.Driver
 	files  *files
 	docker *selector
+	around *around
 	cfg    machine.Config
 
 	mu     sync.Mutex
@@ -250,10 +314,10 @@ func launch(t *testing.T, change func(*world)) *world {
 	dir := t.TempDir()
 	w := &world{
 		guest: &guest{
-			off: make(chan struct{}), later: make(chan guestapi.Event), events: goodStart,
+			off: make(chan struct{}), later: make(chan guestapi.Event), published: make(chan []guestapi.Publication, 10), events: goodStart,
 			hello: guestapi.Hello{Version: guestapi.Version, Image: "7"},
 		},
-		files: &files{dir: dir}, docker: &selector{}, done: make(chan error, 1),
+		files: &files{dir: dir}, docker: &selector{}, around: &around{served: make(chan machine.Guest, 1)}, done: make(chan error, 1),
 	}
 	w.driver = &vmtest.Driver{Guest: func(ctx context.Context, g *vmtest.Guest) error {
 		w.mu.Lock()
@@ -265,7 +329,7 @@ func launch(t *testing.T, change func(*world)) *world {
 		Name: "work", Since: time.Now(), Drivers: []vm.Driver{w.driver},
 		VM:       vm.Config{Name: "work", Console: filepath.Join(dir, "console.log")},
 		Settings: func() (api.Settings, error) { return api.Settings{CPUs: 2, Memory: 1 << 30, Disk: 8 << 30}, nil },
-		Files:    w.files, Docker: w.docker, DockerSocket: "docker.sock", ContextName: "coracle-work",
+		Files:    w.files, Around: w.around, Docker: w.docker, DockerSocket: "docker.sock", ContextName: "coracle-work",
 		Ping:     w.ping,
 		Explain:  func(err error) *api.Error { return diagnose.Explain(err, "work") },
 		Save:     w.save,
@@ -382,4 +446,4 @@ func (w *world) states(t *testing.T) []api.State {
 }
 
 // Published implements guestapi.Publisher.
-func (g *guest) Published([]guestapi.Publication) {}
+func (g *guest) Published(list []guestapi.Publication) { g.published <- list }

@@ -1,0 +1,172 @@
+package machine
+
+import (
+	"context"
+	"errors"
+	"net"
+	"time"
+
+	guestapi "github.com/coracle-engine/coracle/guest/api"
+	"github.com/coracle-engine/coracle/host/api"
+	"github.com/coracle-engine/coracle/vm"
+)
+
+// Around is what a machine has on the host beside its hypervisor: the directories it shares, its network and its ports. Its
+// methods may be called from several goroutines.
+type Around interface {
+	// Prepare puts the host's part of s into force and returns the guest's. Where it fails, what was in force still is.
+	Prepare(s api.Settings) (guestapi.Spec, error)
+	// Attach gives the virtual machine its file system and its network.
+	Attach(cfg *vm.Config)
+	// Serve serves the guest of one boot until ctx ends.
+	Serve(ctx context.Context, g Guest)
+	// Publish makes list what is open on the host and returns what became of each.
+	Publish(ctx context.Context, list []guestapi.Forward) []guestapi.Publication
+	// Report adds to st what is shared and published.
+	Report(st *api.Status)
+}
+
+// Guest is what Around may use of a running guest.
+type Guest struct {
+	Dial   func(ctx context.Context, port uint32) (net.Conn, error) // greeted
+	SSH    net.Listener                                             // of guestapi.PortSSH; peers have yet to greet
+	Secret []byte
+	Woke   func() // says that the host slept, or that its clock jumped; it never blocks
+}
+
+// syncTime bounds one attempt to set the guest's clock.
+const syncTime = 10 * time.Second
+
+// setTime sets the guest's clock; the guest of a machine that ends meanwhile needs none.
+func (m *Machine) setTime(ctx context.Context, b *boot, why string) {
+	ctx, cancel := context.WithTimeout(ctx, syncTime)
+	defer cancel()
+	began := time.Now()
+	if err := b.guest.SetTime(ctx, began); err != nil {
+		if ctx.Err() == nil || errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			m.cfg.Log.Warn("set guest's clock", "why", why, "err", err)
+		}
+		return
+	}
+	m.cfg.Log.Debug("guest's clock is set", "why", why, "took", time.Since(began))
+}
+
+// driftTime is how long two clocks are let run side by side: a guest's is wrong by some 10 ms after it.
+const driftTime = 10 * time.Minute
+
+// keepTime sets the guest's clock whenever somebody says that it may have fallen behind, and now and then.
+func (m *Machine) keepTime(ctx context.Context, b *boot) {
+	drift := time.NewTicker(driftTime)
+	defer drift.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-drift.C:
+			m.setTime(ctx, b, "clocks drift apart")
+		case why := <-b.woke:
+			m.setTime(ctx, b, why)
+		}
+	}
+}
+
+// mayLag asks for the clock to be set; it never blocks.
+func (b *boot) mayLag(why string) {
+	select {
+	case b.woke <- why:
+	default: // one is waiting already
+	}
+}
+
+// serve begins all that a guest has around it, once it has answered.
+func (m *Machine) serve(ctx context.Context, b *boot) {
+	b.tasks.Go(func() { m.keepTime(ctx, b) })
+	b.tasks.Go(func() { m.publishing(ctx, b) })
+	b.tasks.Go(func() {
+		m.cfg.Around.Serve(ctx, Guest{
+			Dial: b.guest.Dial, SSH: b.ssh, Secret: b.secret, Woke: func() { b.mayLag("the host woke up") },
+		})
+	})
+}
+
+// hearVM takes what the hypervisor tells of a running machine.
+func (m *Machine) hearVM(b *boot, e vm.Event) {
+	m.cfg.Log.Info("virtual machine", "event", e.Kind, "detail", e.Detail)
+	if e.Kind == vm.EventResumed {
+		b.mayLag("the virtual machine stood still")
+	}
+}
+
+// publish is what the guest wants open, handed on by the one goroutine that follows its events to the one that opens ports:
+// only the newest set counts.
+func (b *boot) publish(list []guestapi.Forward) {
+	for {
+		select {
+		case b.forwards <- list:
+			return
+		default:
+		}
+		select {
+		case <-b.forwards:
+		default:
+		}
+	}
+}
+
+// maxForwards bounds what a guest can have published at once.
+const maxForwards = 5000
+
+// publishing opens what the guest wants open, one set after another, and closes all in the end.
+func (m *Machine) publishing(ctx context.Context, b *boot) {
+	defer func() { m.cfg.Around.Publish(context.WithoutCancel(ctx), nil) }()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case list := <-b.forwards:
+			if len(list) > maxForwards {
+				m.cfg.Log.Warn("the guest wants more ports than a machine gets", "ports", len(list), "limit", maxForwards)
+				list = list[:maxForwards]
+			}
+			outcome := m.cfg.Around.Publish(ctx, list)
+			m.cfg.Log.Debug("ports", "wanted", len(list), "outcome", outcome)
+			if err := b.guest.Published(ctx, outcome); err != nil && ctx.Err() == nil {
+				m.cfg.Log.Warn("tell the guest what is published", "err", err)
+			}
+		}
+	}
+}
+
+// Apply makes s the machine's settings as far as that can be done while it runs: what is left counts from the next start.
+// Where it fails, what was in force still is, as far as the guest can take it back.
+func (m *Machine) Apply(ctx context.Context, s api.Settings) error {
+	m.applying.Lock()
+	defer m.applying.Unlock()
+	m.mu.Lock()
+	guest, old := m.guest, m.status.Settings
+	m.mu.Unlock()
+	if guest == nil {
+		return api.Errorf(api.CodeNotRunning, "machine %q is still starting", m.cfg.Name)
+	}
+	spec, err := m.cfg.Around.Prepare(s)
+	if err != nil {
+		return err
+	}
+	spec.Hostname = m.hostname()
+	if err := guest.Apply(ctx, spec); err != nil {
+		if before, berr := m.cfg.Around.Prepare(old); berr == nil {
+			before.Hostname = m.hostname()
+			if berr := guest.Apply(ctx, before); berr != nil {
+				m.cfg.Log.Error("take settings back", "err", berr)
+			}
+		}
+		return err
+	}
+	m.mu.Lock()
+	// What counts from the next start only is still as it was.
+	s.CPUs, s.Memory, s.Disk, s.Arch = old.CPUs, old.Memory, old.Disk, old.Arch
+	m.status.Settings = s
+	m.mu.Unlock()
+	m.cfg.Save(m.Status())
+	return nil
+}
