@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/coracle-engine/coracle/vm"
+	"github.com/coracle-engine/coracle/vm/vhostuser/fs"
 )
 
 // The accelerators that a machine can be launched with, as QEMU spells them.
@@ -23,8 +24,9 @@ type launch struct {
 	accel string // kvm or tcg
 	// oneThread has an emulated guest's CPUs take turns (see safeThreads).
 	oneThread bool
-	// The descriptors as the child numbers them: connected stream sockets.
-	monitor, vsock int
+	// The descriptors as the child numbers them: connected stream sockets. files and cable are there where cfg has a
+	// FileSystem and Frames.
+	monitor, vsock, files, cable int
 }
 
 // platform is what differs between guests' architectures.
@@ -65,7 +67,7 @@ func (l launch) args() []string {
 	a = append(a, l.cpu(p)...)
 	a = append(a,
 		"-m", mib+"M",
-		// The vsock device in our process reads and writes the guest's memory, so it is shared.
+		// The devices in our process read and write the guest's memory, so it is shared.
 		"-object", "memory-backend-memfd,id=mem,share=on,size="+mib+"M",
 		"-S", // the monitor lets it run, so that no event is missed
 		"-chardev", fmt.Sprintf("socket,id=monitor,fd=%d", l.monitor),
@@ -120,21 +122,44 @@ func disk(i int, d vm.Disk) []string {
 }
 
 func (l launch) devices() []string {
-	nic := "virtio-net-pci,netdev=net,romfile="
-	if l.cfg.Network.MAC != "" {
-		nic += ",mac=" + l.cfg.Network.MAC
-	}
-	return []string{
-		// QEMU's own network for users: guest 10.0.2.15/24, gateway 10.0.2.2, name server 10.0.2.3.
-		"-netdev", "user,id=net,ipv6=off", "-device", nic,
+	a := append(l.network(),
 		"-device", "virtio-rng-pci",
 		// Pages that the guest no longer uses go back to the host.
 		"-device", "virtio-balloon-pci,free-page-reporting=on",
-		// In a port of its own, so that it can be unplugged.
-		"-device", "pcie-root-port,id=vsockport,chassis=1,slot=1",
-		"-chardev", fmt.Sprintf("socket,id=vsock,fd=%d", l.vsock),
-		"-device", "vhost-user-vsock-pci,id=vsockdev,bus=vsockport,chardev=vsock",
+	)
+	a = append(a, backend("vsock", 1, l.vsock, "vhost-user-vsock-pci")...)
+	if l.cfg.FileSystem != nil {
+		// A request takes a ring entry for each page of it, unless it gets a table of its own. This is the longest ring.
+		a = append(a, backend("files", 2, l.files, "vhost-user-fs-pci,queue-size=1024,num-request-queues="+
+			strconv.Itoa(min(l.cfg.CPUs, fs.MaxRequestQueues))+",tag="+quote(l.cfg.FileSystemTag))...)
 	}
+	return a
+}
+
+// backend is a device whose work is done in our process, behind fd. It has a port of its own, so that it can be unplugged.
+func backend(name string, slot, fd int, device string) []string {
+	return []string{
+		"-device", fmt.Sprintf("pcie-root-port,id=%sport,chassis=%d,slot=%d", name, slot, slot),
+		"-chardev", fmt.Sprintf("socket,id=%s,fd=%d", name, fd),
+		"-device", fmt.Sprintf("%s,id=%sdev,bus=%sport,chardev=%s", device, name, name, name),
+	}
+}
+
+// network is the card and what its cable leads to: our process, or QEMU's own network for users (guest 10.0.2.15/24, gateway
+// 10.0.2.2, name server 10.0.2.3).
+func (l launch) network() []string {
+	cable, nic := "user,id=net,ipv6=off", "virtio-net-pci,netdev=net,romfile="
+	n := l.cfg.Network
+	if n.Frames != nil {
+		cable = fmt.Sprintf("stream,id=net,server=off,addr.type=fd,addr.str=%d", l.cable)
+		if n.MTU > 1500 {
+			nic += ",host_mtu=" + strconv.Itoa(n.MTU)
+		}
+	}
+	if n.MAC != "" {
+		nic += ",mac=" + n.MAC
+	}
+	return []string{"-netdev", cable, "-device", nic}
 }
 
 // quote makes s one value in QEMU's key=value lists, where a comma ends a value and two commas are one.

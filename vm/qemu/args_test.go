@@ -3,7 +3,9 @@
 package qemu
 
 import (
+	"context"
 	"flag"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -15,6 +17,12 @@ import (
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
+
+// noFiles is a vm.FileSystem that is never asked.
+type noFiles struct{}
+
+func (noFiles) Serve(in, out [][]byte) int { return 0 }
+func (noFiles) Reset()                     {}
 
 func TestArgs(t *testing.T) {
 	plain := vm.Config{
@@ -31,6 +39,12 @@ func TestArgs(t *testing.T) {
 	odd.Disks = []vm.Disk{{Path: `/ho me/x,y=z/,file.locking=off,"$(reboot)"`, Serial: "s,share-rw=on"}}
 	odd.Console = "/c,append=off"
 	odd.Network.MAC = ""
+	share := plain
+	share.FileSystem, share.FileSystemTag = noFiles{}, "coracle"
+	share.Network.Frames = func(context.Context, net.Conn) error { return nil }
+	share.Network.MTU = 65520
+	odder := share
+	odder.CPUs, odder.FileSystemTag, odder.Network = 100, "a,tag=b", vm.Network{Frames: share.Network.Frames, MTU: 1500}
 	bare := vm.Config{Name: "bare", CPUs: 1, Memory: 64 << 20, Kernel: "k", Initrd: "i"}
 	for name, l := range map[string]launch{
 		"amd64-kvm": {cfg: plain, arch: "amd64", accel: kvm, monitor: 3, vsock: 4},
@@ -39,6 +53,8 @@ func TestArgs(t *testing.T) {
 		"arm64-kvm": {cfg: plain, arch: "arm64", accel: kvm, monitor: 3, vsock: 4},
 		"arm64-tcg": {cfg: plain, arch: "arm64", accel: tcg, monitor: 3, vsock: 4},
 		"odd-names": {cfg: odd, arch: "amd64", accel: tcg, monitor: 3, vsock: 4},
+		"share":     {cfg: share, arch: "amd64", accel: kvm, monitor: 3, vsock: 4, files: 5, cable: 6},
+		"odd-share": {cfg: odder, arch: "arm64", accel: tcg, monitor: 3, vsock: 4, files: 5, cable: 6},
 		"bare":      {cfg: bare, arch: "amd64", accel: kvm, monitor: 3, vsock: 4},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -48,7 +48,9 @@ func (d *Driver) Probe(ctx context.Context) (vm.Capabilities, error) {
 	if f.Accel == tcg && !safeThreads(f.Version) {
 		f.Reason += "; QEMU before 8.1 emulates all CPUs in one thread"
 	}
-	return vm.Capabilities{Accelerator: f.Accel, Version: f.Version, Reason: f.Reason, Console: true, Notify: true}, nil
+	return vm.Capabilities{
+		Accelerator: f.Accel, Version: f.Version, Reason: f.Reason, FileSystem: true, Console: true, Notify: true,
+	}, nil
 }
 
 // Open checks cfg and what it names, and finds out what the guest would run with.
@@ -100,6 +102,9 @@ const (
 	maxCPUs   = 255
 	minMemory = 64 << 20
 	maxDisks  = 16
+	maxTag    = 36 // bytes of a file-system device's name (virtio 1.2 section 5.11.4)
+	// What Linux takes for an ethernet card that carries IPv4.
+	minMTU, maxMTU = 68, 65535
 )
 
 // check says what is wrong with cfg, as an error of class vm.ErrConfig, or vm.ErrAssetCorrupt for a missing boot file.
@@ -114,8 +119,12 @@ func check(cfg vm.Config) error {
 		return invalid("%d bytes of memory: want a multiple of 1 MiB, at least 64 MiB", cfg.Memory)
 	case len(cfg.Disks) > maxDisks:
 		return invalid("%d disks: want at most %d", len(cfg.Disks), maxDisks)
+	case cfg.FileSystem != nil && (cfg.FileSystemTag == "" || len(cfg.FileSystemTag) > maxTag):
+		return invalid("tag %q of the file system: want 1 to %d bytes", cfg.FileSystemTag, maxTag)
+	case cfg.Network.MTU != 0 && (cfg.Network.MTU < minMTU || cfg.Network.MTU > maxMTU):
+		return invalid("MTU of %d bytes: want %d to %d, or 0", cfg.Network.MTU, minMTU, maxMTU)
 	}
-	words := []string{cfg.Name, cfg.Kernel, cfg.Initrd, cfg.Cmdline, cfg.Console, cfg.Network.MAC}
+	words := []string{cfg.Name, cfg.Kernel, cfg.Initrd, cfg.Cmdline, cfg.Console, cfg.Network.MAC, cfg.FileSystemTag}
 	for _, d := range cfg.Disks {
 		words = append(words, d.Path, d.Serial)
 		if len(d.Serial) > 20 || strings.ContainsFunc(d.Serial, func(r rune) bool { return r <= ' ' || r > '~' }) {

@@ -78,6 +78,13 @@ func TestCheck(t *testing.T) {
 		{"mac with an option", func(c *vm.Config) { c.Network.MAC = "52:54:00:12:34:56,romfile=x" }, vm.ErrConfig},
 		{"multicast mac", func(c *vm.Config) { c.Network.MAC = "01:54:00:12:34:56" }, vm.ErrConfig},
 		{"mac with dashes", func(c *vm.Config) { c.Network.MAC = "52-54-00-12-34-56" }, vm.ErrConfig},
+		{"good share", func(c *vm.Config) { c.FileSystem, c.FileSystemTag = noFiles{}, strings.Repeat("x", 36) }, nil},
+		{"share without a tag", func(c *vm.Config) { c.FileSystem = noFiles{} }, vm.ErrConfig},
+		{"share with a long tag", func(c *vm.Config) { c.FileSystem, c.FileSystemTag = noFiles{}, strings.Repeat("x", 37) }, vm.ErrConfig},
+		{"share with a zero byte", func(c *vm.Config) { c.FileSystem, c.FileSystemTag = noFiles{}, "a\x00b" }, vm.ErrConfig},
+		{"good MTU", func(c *vm.Config) { c.Network.MTU = 65535 }, nil},
+		{"small MTU", func(c *vm.Config) { c.Network.MTU = 67 }, vm.ErrConfig},
+		{"large MTU", func(c *vm.Config) { c.Network.MTU = 65536 }, vm.ErrConfig},
 		{"unknown architecture", func(c *vm.Config) { c.Arch = "pdp11" }, vm.ErrNotSupported},
 	} {
 		t.Run(c.name, func(t *testing.T) {

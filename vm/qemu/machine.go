@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"os"
 	"sync"
 	"time"
 
@@ -27,7 +26,7 @@ type limits struct {
 
 var defaults = limits{start: 30 * time.Second, quit: 3 * time.Second, retry: 2 * time.Second}
 
-// machine is one QEMU process and the vsock device that it talks to.
+// machine is one QEMU process and the devices and the network that it talks to.
 type machine struct {
 	launch launch
 	binary string
@@ -96,31 +95,22 @@ func (m *machine) begin(ctx context.Context) error {
 
 // spawn is begin's work; m.mu is held.
 func (m *machine) spawn() error {
-	monitorConn, monitorFile, err := socketPair()
+	w, err := m.launch.lay()
 	if err != nil {
 		return err
 	}
-	defer monitorFile.Close()
-	vsockConn, vsockFile, err := socketPair()
-	if err != nil {
-		monitorConn.Close()
-		return err
-	}
-	defer vsockFile.Close()
-	m.launch.monitor, m.launch.vsock = 3, 4
-	files := append([]*os.File{monitorFile, vsockFile}, m.launch.cfg.KeepOpen...)
+	defer w.release()
 	words := m.launch.args()
 	m.log.Debug("launch QEMU", "binary", m.binary, "args", words)
-	proc, err := run(m.binary, words, files)
+	proc, err := run(m.binary, words, append(w.far, m.launch.cfg.KeepOpen...))
 	if err != nil {
-		monitorConn.Close()
-		vsockConn.Close()
+		w.cut()
 		return err
 	}
 	m.proc = proc
 	m.events.paused, m.events.internal = make(chan struct{}, 1), make(chan struct{}, 1)
-	m.mon = newMonitor(monitorConn, m.event)
-	go m.supervise(vsockConn)
+	m.mon = newMonitor(w.monitor, m.event)
+	go m.supervise(w)
 	return nil
 }
 
@@ -156,15 +146,11 @@ func suffix(stderr string) string {
 	return ": " + stderr
 }
 
-// supervise serves the vsock device and the events until the process has ended, then ends all that belongs to it.
-func (m *machine) supervise(conn *net.UnixConn) {
+// supervise serves the devices, the network and the events until the process has ended, then ends all that belongs to it.
+func (m *machine) supervise(w *wires) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var parts sync.WaitGroup
-	parts.Go(func() {
-		if err := m.device.Serve(ctx, conn); err != nil && ctx.Err() == nil {
-			m.log.Warn("the vsock device ended", "error", err)
-		}
-	})
+	w.serve(ctx, &parts, m.launch.cfg, m.device, m.log)
 	parts.Go(func() { m.attend(ctx) })
 	m.awaitEnd()
 	m.mon.close()

@@ -89,6 +89,7 @@ func pad(b *bytes.Buffer) { b.Write(make([]byte, -b.Len()&3)) }
 func testConfig(t testing.TB, arch string) func(t *testing.T) vm.Config {
 	dir := imageDir(t, arch)
 	initrd := testInitrd(t, dir, arch)
+	addNetwork(t, dir, initrd)
 	return func(t *testing.T) vm.Config {
 		tmp := t.TempDir()
 		data := filepath.Join(tmp, "a disk, with a comma.img")

@@ -30,6 +30,9 @@ const (
 	PortCount = 2011 // as PortSink, but answers with the number of bytes alone (8 bytes, big-endian)
 	PortZeros = 2012 // as PortSource, but sends zeros
 	PortFiles = 2013 // answers with how many files the guest's process has open, this stream included (8 bytes, big-endian)
+	// Those for what else a machine carries.
+	PortFile     = 2014 // reads a FileCall, does it, and answers with a FileAnswer
+	PortDatagram = 2015 // reads to end-of-file, sends that as a datagram to the Cable's host and answers with what came back
 )
 
 // chunk is the buffer of one stream that is measured, in bytes.
@@ -74,6 +77,7 @@ func Behave(ctx context.Context, sys System) error {
 	defer cancel()
 	for _, port := range []uint32{
 		PortEcho, PortSink, PortSource, PortLate, PortStall, PortCall, PortOff, PortCrash, PortCount, PortZeros, PortFiles,
+		PortFile, PortDatagram,
 	} {
 		l, err := sys.Listen(port)
 		if err != nil {
@@ -126,7 +130,8 @@ func (g *guest) behaviour(port uint32) func(context.Context, net.Conn) {
 		PortCrash:  func(context.Context, net.Conn) { g.finish(ErrCrash) },
 		PortCount:  func(_ context.Context, c net.Conn) { answer(c, count(c)) },
 		PortZeros:  func(_ context.Context, c net.Conn) { source(c, zeros{}) },
-		PortFiles:  func(_ context.Context, c net.Conn) { answer(c, files()) },
+		PortFile:   g.file, PortDatagram: g.datagram,
+		PortFiles: func(_ context.Context, c net.Conn) { answer(c, files()) },
 	}[port]
 }
 

@@ -30,10 +30,10 @@ func (d *Driver) Name() string { return "fake" }
 
 // Probe returns ProbeErr.
 func (d *Driver) Probe(ctx context.Context) (vm.Capabilities, error) {
-	return vm.Capabilities{Accelerator: "none", Version: "0", Reason: "it is a fake", Console: true, Notify: true}, d.ProbeErr
+	return vm.Capabilities{Accelerator: "none", Version: "0", Reason: "it is a fake", FileSystem: true, Console: true, Notify: true}, d.ProbeErr
 }
 
-// Open makes a machine. Of cfg only Name, Console and Memory matter; they are not checked.
+// Open makes a machine. Of cfg only Name, Console, Memory, FileSystem and Network.Frames matter; they are not checked.
 func (d *Driver) Open(ctx context.Context, cfg vm.Config) (vm.Machine, error) {
 	if d.OpenErr != nil {
 		return nil, d.OpenErr
@@ -50,7 +50,8 @@ type ports map[uint32]*listener
 type machine struct {
 	driver *Driver
 	cfg    vm.Config
-	wg     sync.WaitGroup // the guest's program
+	wg     sync.WaitGroup // the guest's program, and what answers its cable
+	cable  net.Conn       // the guest's end, nil for none; set before the guest runs
 
 	mu      sync.Mutex
 	started bool
@@ -61,7 +62,6 @@ type machine struct {
 	host    ports                 // listeners on the host
 	conns   map[net.Conn]struct{} // the guest's end of each stream
 	notify  func(vm.Event)
-	isUp    bool
 	up      chan struct{} // closed by Guest.Up
 	done    chan struct{} // closed when the machine has ended
 }
@@ -81,11 +81,34 @@ func (m *machine) Start(ctx context.Context) error {
 		m.endLocked()
 		return m.driver.StartErr
 	}
-	m.started = true
 	guestCtx, cancel := context.WithCancel(context.Background())
+	if err := m.plug(guestCtx); err != nil {
+		cancel()
+		m.endLocked()
+		return fmt.Errorf("start fake machine: %w", err)
+	}
+	m.started = true
 	m.cancel = cancel
 	m.wg.Add(1)
 	go m.run(guestCtx)
+	return nil
+}
+
+// plug has the cable answered, where there is one.
+func (m *machine) plug(ctx context.Context) error {
+	if m.cfg.Network.Frames == nil {
+		return nil
+	}
+	near, far, err := pair()
+	if err != nil {
+		return err
+	}
+	m.cable = far
+	m.conns[far] = struct{}{}
+	m.wg.Go(func() {
+		defer near.Close()
+		m.cfg.Network.Frames(ctx, near)
+	})
 	return nil
 }
 
@@ -97,6 +120,9 @@ func (m *machine) run(ctx context.Context) {
 		err = fmt.Errorf("%w: %w", vm.ErrCrashed, err)
 	} else {
 		err = nil
+	}
+	if m.cfg.FileSystem != nil {
+		m.cfg.FileSystem.Reset()
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -236,8 +262,9 @@ func (g *Guest) Config() vm.Config { return g.m.cfg }
 func (g *Guest) Up() {
 	g.m.mu.Lock()
 	defer g.m.mu.Unlock()
-	if !g.m.isUp {
-		g.m.isUp = true
+	select {
+	case <-g.m.up:
+	default:
 		close(g.m.up)
 	}
 }

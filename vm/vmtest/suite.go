@@ -24,7 +24,7 @@ type Subject struct {
 	Settle time.Duration
 }
 
-// Run holds the driver to the contract in package vm. It boots three machines at most.
+// Run holds the driver to the contract in package vm. It boots four machines at most, two of them at once.
 func Run(t *testing.T, s Subject) {
 	before := takeStock()
 	t.Run("before start", s.beforeStart)
@@ -32,6 +32,7 @@ func Run(t *testing.T, s Subject) {
 	t.Run("start cancelled", s.startCancelled)
 	t.Run("stop at once", s.stopAtOnce)
 	t.Run("streams", s.streams)
+	t.Run("carries", s.carries)
 	t.Run("two machines", s.twoMachines)
 	t.Run("nothing leaks", func(t *testing.T) { before.compare(t, s.Settle) })
 }

@@ -5,9 +5,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/mdlayher/vsock"
 	"golang.org/x/sys/unix"
@@ -80,8 +83,38 @@ func load(path string) error {
 	return unix.FinitModule(int(f.Fd()), "", 0)
 }
 
-// system is AF_VSOCK.
+// system is AF_VSOCK, virtio-fs, and the network where the tests brought one.
 type system struct{}
+
+// Mount mounts the device with tag, anew if it is.
+func (system) Mount(tag string) (fs.FS, error) {
+	dir := "/run/" + tag
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, err
+	}
+	if err := unix.Unmount(dir, 0); err != nil && err != unix.EINVAL {
+		return nil, fmt.Errorf("unmount %s: %w", dir, err)
+	}
+	if err := unix.Mount(tag, dir, "virtiofs", 0, ""); err != nil {
+		return nil, fmt.Errorf("mount %s: %w", tag, err)
+	}
+	return os.DirFS(dir), nil
+}
+
+func (system) Exchange(datagram []byte) ([]byte, error) {
+	c, err := net.Dial("udp4", net.JoinHostPort(vmtest.CableHost, strconv.Itoa(vmtest.EchoPort)))
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(10 * time.Second))
+	if _, err := c.Write(datagram); err != nil {
+		return nil, err
+	}
+	b := make([]byte, 1<<16)
+	n, err := c.Read(b)
+	return b[:n], err
+}
 
 func (system) Listen(port uint32) (net.Listener, error) { return vsock.Listen(port, nil) }
 
