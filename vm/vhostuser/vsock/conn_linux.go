@@ -175,7 +175,16 @@ func (c *conn) CloseWrite() error {
 	return nil
 }
 
-// Close ends both directions. What was written still goes out; what was received and not read is lost.
+// Reset is whether the guest broke the stream off: it closed it before each side had ended its own direction by CloseWrite.
+// Read and WriteTo make no difference between that and an orderly end, as the guest's own kernel makes none.
+func (c *conn) Reset() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.broken
+}
+
+// Close ends both directions. What was written still goes out; what was received and not read is lost. Where both sides have
+// ended their directions before, the guest is told nothing more: it could take that for a stream that was broken off.
 func (c *conn) Close() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -189,7 +198,9 @@ func (c *conn) Close() error {
 	c.r.ready.Broadcast()
 	c.w.ready.Broadcast()
 	if !c.gone {
-		c.w.shut = shutBoth
+		if !c.r.eof || c.w.shut&shutSend == 0 {
+			c.w.shut = shutBoth
+		}
 		c.linger()
 		c.drained()
 	}

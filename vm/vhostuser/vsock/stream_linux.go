@@ -43,6 +43,7 @@ type conn struct {
 	open   bool  // both sides agreed to the stream, at some time
 	gone   bool  // the device knows it no more; what was received can still be read
 	closed bool  // by our application
+	broken bool  // the guest ended it before each side had ended its own direction
 	err    error // why it is gone
 	closer *time.Timer
 }
@@ -124,6 +125,7 @@ func (c *conn) receive(h *header, ch *vhostuser.Chain) {
 		c.open = true
 		close(c.answered)
 	case opReset:
+		c.broken = !c.finished()
 		c.end(syscall.ECONNRESET)
 		return
 	default:
@@ -184,6 +186,9 @@ func (c *conn) deliver(n int, ch *vhostuser.Chain) bool {
 
 // shutdown takes note of the directions that the guest has ended.
 func (c *conn) shutdown(flags uint32) {
+	if flags == shutBoth && !c.finished() {
+		c.broken = true
+	}
 	if flags&shutSend != 0 {
 		c.r.eof = true
 		c.r.ready.Broadcast()
@@ -198,6 +203,9 @@ func (c *conn) shutdown(flags uint32) {
 		c.end(syscall.EPIPE)
 	}
 }
+
+// finished is whether each side has ended its own direction: what comes then only buries the stream.
+func (c *conn) finished() bool { return c.r.eof && c.w.shutSent&shutSend != 0 }
 
 // consumed accounts for n bytes that the application has read, and tells the guest when that is worth a packet: a quarter
 // of the smaller buffer, since the guest never has more in flight than its own buffer holds.
