@@ -32,7 +32,7 @@ func TestReset(t *testing.T) {
 			g := boot(t, d)
 			sockets := make(chan *socket, 1)
 			g.serve(echoPort, func(s *socket) { sockets <- s })
-			c := dial(t, d, echoPort).(*conn)
+			c := dial(t, d, echoPort)
 			s := <-sockets
 			if tt.host {
 				hostEnds(t, c, s)
