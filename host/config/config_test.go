@@ -16,14 +16,25 @@ const gib = 1 << 30
 
 var host = config.Host{CPUs: 8, Memory: 32 * gib}
 
+// def is the default settings with a few others.
+func def(cpus int, memory, disk int64, arch string) api.Settings {
+	s := config.Default(config.Host{})
+	s.CPUs, s.Memory, s.Disk, s.Arch = cpus, memory, disk, arch
+	return s
+}
+
 func TestDefault(t *testing.T) {
+	want := api.Settings{CPUs: 1, Memory: gib, Disk: 64 * gib, Ports: api.Ports{Address: "127.0.0.1", ClientAddress: true}, Network: api.Network{Loopback: true}, SSH: true}
+	if diff := cmp.Diff(want, config.Default(config.Host{})); diff != "" {
+		t.Error(diff)
+	}
 	for _, tc := range []struct {
 		host config.Host
 		want api.Settings
 	}{
-		{config.Host{CPUs: 1, Memory: 2 * gib}, api.Settings{CPUs: 1, Memory: gib, Disk: 64 * gib}},
-		{config.Host{CPUs: 2, Memory: 16*gib + 12345}, api.Settings{CPUs: 2, Memory: 4 * gib, Disk: 64 * gib}},
-		{config.Host{CPUs: 64, Memory: 512 * gib}, api.Settings{CPUs: 4, Memory: 8 * gib, Disk: 64 * gib}},
+		{config.Host{CPUs: 1, Memory: 2 * gib}, def(1, gib, 64*gib, "")},
+		{config.Host{CPUs: 2, Memory: 16*gib + 12345}, def(2, 4*gib, 64*gib, "")},
+		{config.Host{CPUs: 64, Memory: 512 * gib}, def(4, 8*gib, 64*gib, "")},
 	} {
 		got := config.Default(tc.host)
 		if diff := cmp.Diff(tc.want, got); diff != "" {

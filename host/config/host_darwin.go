@@ -13,5 +13,5 @@ func ThisHost() (Host, error) {
 	if err != nil {
 		return Host{}, fmt.Errorf("measure host's memory: %w", err)
 	}
-	return Host{CPUs: runtime.NumCPU(), Memory: int64(n)}, nil
+	return Host{CPUs: runtime.NumCPU(), Memory: int64(n), Home: home()}, nil
 }

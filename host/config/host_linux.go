@@ -13,5 +13,5 @@ func ThisHost() (Host, error) {
 	if err := unix.Sysinfo(&info); err != nil {
 		return Host{}, fmt.Errorf("measure host's memory: %w", err)
 	}
-	return Host{CPUs: runtime.NumCPU(), Memory: int64(info.Totalram) * int64(info.Unit)}, nil
+	return Host{CPUs: runtime.NumCPU(), Memory: int64(info.Totalram) * int64(info.Unit), Home: home()}, nil
 }

@@ -22,5 +22,5 @@ func ThisHost() (Host, error) {
 	if ok, _, err := call.Call(uintptr(unsafe.Pointer(&m))); ok == 0 {
 		return Host{}, fmt.Errorf("measure host's memory: %w", err)
 	}
-	return Host{CPUs: runtime.NumCPU(), Memory: int64(m.total)}, nil
+	return Host{CPUs: runtime.NumCPU(), Memory: int64(m.total), Home: home()}, nil
 }
