@@ -9,8 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
-	"net/http"
 	"os"
 	"os/signal"
 	"strconv"
@@ -18,7 +16,6 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 )
 
@@ -39,6 +36,21 @@ var verbs = map[string]func(args []string) error{
 	"env":    func(args []string) error { _, err := fmt.Println(os.Getenv(args[0])); return err },
 	"dial":   dial,
 	"vsock":  dialVsock,
+
+	"listen":   listen,
+	"udp":      udpEcho,
+	"who":      who,
+	"scan":     scan,
+	"resolve":  resolve,
+	"ask":      ask,
+	"watch":    watch,
+	"exercise": exercise,
+	"manifest": printManifest,
+	"small":    small,
+	"walk":     walk,
+	"seq":      sequential,
+	"files":    specialFiles,
+	"now":      func([]string) error { _, err := fmt.Println(time.Now().UnixNano()); return err },
 }
 
 func main() {
@@ -162,60 +174,4 @@ func zeros(args []string) error {
 		n -= int64(w)
 	}
 	return nil
-}
-
-// serve answers every HTTP request on a port with a text.
-func serve(args []string) error {
-	return http.ListenAndServe(":"+args[0], http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		fmt.Fprintln(w, strings.Join(args[1:], " "))
-	}))
-}
-
-func get(args []string) error {
-	c := http.Client{Timeout: 20 * time.Second}
-	resp, err := c.Get(args[0])
-	if err != nil {
-		return err
-	}
-	defer resp.Body.Close()
-	_, err = io.Copy(os.Stdout, resp.Body)
-	return err
-}
-
-// dialVsock succeeds where a vsock connection to a CID's port can be made and its listener says something or stays.
-func dialVsock(args []string) error {
-	cid, err := strconv.ParseUint(args[0], 10, 32)
-	if err != nil {
-		return err
-	}
-	port, err := strconv.ParseUint(args[1], 10, 32)
-	if err != nil {
-		return err
-	}
-	fd, err := unix.Socket(unix.AF_VSOCK, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return fmt.Errorf("open vsock socket: %w", err)
-	}
-	defer unix.Close(fd)
-	if err := unix.Connect(fd, &unix.SockaddrVM{CID: uint32(cid), Port: uint32(port)}); err != nil {
-		return fmt.Errorf("connect: %w", err)
-	}
-	// Like a host that knows no secret: ask the engine, and see whether anything comes back.
-	if _, err := unix.Write(fd, []byte("GET /_ping HTTP/1.1\r\nHost: docker\r\n\r\n"+strings.Repeat(" ", 64))); err != nil {
-		return fmt.Errorf("write: %w", err)
-	}
-	buf := make([]byte, 64)
-	if n, err := unix.Read(fd, buf); err != nil || n == 0 {
-		return fmt.Errorf("read: %d bytes, %v", n, err)
-	}
-	return nil
-}
-
-// dial succeeds where a TCP connection can be made.
-func dial(args []string) error {
-	c, err := net.DialTimeout("tcp", args[0], 10*time.Second)
-	if err != nil {
-		return err
-	}
-	return c.Close()
 }
