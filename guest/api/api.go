@@ -102,6 +102,8 @@ type Network struct {
 	Gateway string   `json:"gateway,omitempty"`
 	DNS     []string `json:"dns,omitempty"`
 	MTU     int      `json:"mtu,omitempty"` // bytes; 0 leaves the link's own
+	// Host is the address at which containers reach the host: what "host-gateway" stands for. Empty: docker's bridge.
+	Host string `json:"host,omitempty"`
 }
 
 // Hello is the version handshake: what the guest answers about itself.

@@ -3,9 +3,14 @@ package api
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"time"
 )
+
+// ErrRestart is the class of Apply's errors about a Spec that is valid, and that a running guest cannot take without losing
+// containers: it comes into force when the machine is started anew. It survives the wire.
+var ErrRestart = errors.New("this needs a restart of the machine")
 
 // Agent is what Handler serves: the guest's side of Client.
 type Agent interface {
@@ -72,6 +77,8 @@ func decode(w http.ResponseWriter, r *http.Request, v any) bool {
 
 func reply(w http.ResponseWriter, v any, err error) {
 	switch {
+	case errors.Is(err, ErrRestart):
+		http.Error(w, err.Error(), http.StatusConflict)
 	case err != nil:
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 	case v == nil:
