@@ -38,6 +38,16 @@ type Process struct {
 	Before func(ctx context.Context) error
 	// Check runs after the program said that it is ready, and has the last word. May be nil.
 	Check func(ctx context.Context) error
+	// Leave runs before the program is told to end. Grace begins after it. May be nil.
+	Leave func()
+
+	now running
+}
+
+type running struct {
+	mu    sync.Mutex
+	child *Child        // nil while the program does not run
+	told  chan struct{} // closed and replaced each time that the program says that it is ready
 }
 
 // Name implements Service.
@@ -70,11 +80,15 @@ func (p *Process) Run(ctx context.Context, ready func()) error {
 	}
 	defer out()
 	setOOMScore(child.PID, p.OOMScore)
-
+	first := p.runs(child)
+	defer p.runs(nil)
+	if notify != nil {
+		wg.Go(func() { p.hear(notify) })
+	}
 	checks, cancel := context.WithCancel(ctx)
 	defer cancel()
 	wg.Go(func() {
-		err := p.awaitReady(checks, notify)
+		err := p.awaitReady(checks, notify != nil, first)
 		switch {
 		case err == nil:
 			ready()
@@ -89,6 +103,34 @@ func (p *Process) Run(ctx context.Context, ready func()) error {
 		p.stop(child)
 	}
 	return Outcome(p.Label, child.Wait())
+}
+
+// runs notes which process the program is now, and returns what is closed when it says that it is ready.
+func (p *Process) runs(child *Child) <-chan struct{} {
+	p.now.mu.Lock()
+	defer p.now.mu.Unlock()
+	p.now.child, p.now.told = child, make(chan struct{})
+	return p.now.told
+}
+
+// Reload has the running program read its configuration anew: SIGHUP, and its word on the notify socket that it is done with
+// it. That it took the configuration is not said by that. One Reload must have ended before the next begins.
+func (p *Process) Reload(ctx context.Context) error {
+	p.now.mu.Lock()
+	child, told := p.now.child, p.now.told
+	p.now.mu.Unlock()
+	if child == nil {
+		return fmt.Errorf("reload %s: %w", p.Label, ErrDown)
+	}
+	child.Signal(unix.SIGHUP, false)
+	select {
+	case <-told:
+		return nil
+	case <-child.Done():
+		return fmt.Errorf("reload %s: %w: it ended", p.Label, ErrDown)
+	case <-ctx.Done():
+		return fmt.Errorf("reload %s: %w", p.Label, context.Cause(ctx))
+	}
 }
 
 // birth is how the program comes into the world. The caller calls done when it has.
@@ -109,6 +151,9 @@ func (p *Process) birth() (sys *syscall.SysProcAttr, done func(), err error) {
 }
 
 func (p *Process) stop(child *Child) {
+	if p.Leave != nil {
+		p.Leave()
+	}
 	child.Signal(unix.SIGTERM, false)
 	timer := time.NewTimer(p.Grace)
 	defer timer.Stop()
@@ -138,25 +183,36 @@ func (p *Process) listen() (*net.UnixConn, []string, error) {
 	return conn, append([]string{"NOTIFY_SOCKET=" + p.Notify}, p.Env...), nil
 }
 
-// awaitReady returns nil when the program is ready. It returns when ctx or the socket ends.
-func (p *Process) awaitReady(ctx context.Context, notify *net.UnixConn) error {
-	if notify != nil {
-		stop := context.AfterFunc(ctx, func() { notify.Close() })
-		defer stop()
-		for buf := make([]byte, 4096); ; {
-			n, err := notify.Read(buf)
-			if err != nil {
-				return err
-			}
-			if saysReady(buf[:n]) {
-				break
-			}
+// awaitReady returns nil when the program is ready, and an error when ctx ends.
+func (p *Process) awaitReady(ctx context.Context, tells bool, told <-chan struct{}) error {
+	if tells {
+		select {
+		case <-told:
+		case <-ctx.Done():
+			return ctx.Err()
 		}
 	}
 	if p.Check != nil {
 		return p.Check(ctx)
 	}
 	return nil
+}
+
+// hear reads all that the program says on its notify socket, until that is closed. A program whose words nobody reads stands
+// still after a few.
+func (p *Process) hear(notify *net.UnixConn) {
+	for buf := make([]byte, 4096); ; {
+		n, err := notify.Read(buf)
+		if err != nil {
+			return
+		}
+		if saysReady(buf[:n]) {
+			p.now.mu.Lock()
+			close(p.now.told)
+			p.now.told = make(chan struct{})
+			p.now.mu.Unlock()
+		}
+	}
 }
 
 func saysReady(msg []byte) bool {

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -199,6 +200,43 @@ func TestProcessReadiness(t *testing.T) {
 	})
 }
 
+// TestProcessReload reloads more often than a socket that nobody reads would carry.
+func TestProcessReload(t *testing.T) {
+	const notifier = "GUEST_TEST_NOTIFY"
+	var out output
+	ctx, cancel := context.WithCancel(within(t))
+	p := &Process{
+		Label: "self", Path: os.Args[0], Args: []string{"-test.run=^TestNotifyHelper$"}, Env: append(os.Environ(), notifier+"=1"),
+		Grace: time.Second, Output: &out, Reaper: reaper, Notify: filepath.Join(t.TempDir(), "n"),
+	}
+	left := false
+	p.Leave = func() { left = true }
+	if err := p.Reload(ctx); !errors.Is(err, ErrDown) {
+		t.Errorf("Reload() before the start = %v", err)
+	}
+	started := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() { _ = p.Run(ctx, func() { close(started) }) })
+	select {
+	case <-started:
+	case <-ctx.Done():
+		t.Fatal("never ready")
+	}
+	for i := range 30 {
+		if err := p.Reload(ctx); err != nil {
+			t.Fatalf("reload %d: %v", i, err)
+		}
+	}
+	cancel()
+	wg.Wait()
+	if !left {
+		t.Error("Leave was not called")
+	}
+	if err := p.Reload(within(t)); !errors.Is(err, ErrDown) {
+		t.Errorf("Reload() after the end = %v", err)
+	}
+}
+
 // TestNotifyHelper is the program that TestProcessReadiness runs.
 func TestNotifyHelper(t *testing.T) {
 	if os.Getenv("GUEST_TEST_NOTIFY") == "" {
@@ -208,12 +246,24 @@ func TestNotifyHelper(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, msg := range []string{"STATUS=not READY=1", "STATUS=x\nREADY=1"} {
+	say := func(msg string) {
 		if err := unix.Sendto(fd, []byte(msg), 0, &unix.SockaddrUnix{Name: os.Getenv("NOTIFY_SOCKET")}); err != nil {
 			t.Fatal(err)
 		}
 	}
-	time.Sleep(20 * time.Second) // until the parent ends it
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, unix.SIGHUP)
+	say("STATUS=not READY=1")
+	say("STATUS=x\nREADY=1")
+	for end := time.After(20 * time.Second); ; { // until the parent ends it
+		select {
+		case <-hup:
+			say("RELOADING=1\nMONOTONIC_USEC=1")
+			say("READY=1")
+		case <-end:
+			return
+		}
+	}
 }
 
 // stuck is a console that takes nothing until it is released.
