@@ -160,13 +160,13 @@ func TestSave(t *testing.T) {
 
 func TestSize(t *testing.T) {
 	for text, want := range map[string]int64{
-		"0": 0, "17": 17, "1KiB": 1 << 10, "2MiB": 2 << 20, "3GiB": 3 * gib, "4TiB": 4 << 40, " 5 GB ": 5 * gib, "6g": 6 * gib, "8388607TiB": 8388607 << 40,
+		"0": 0, "17": 17, "1KiB": 1 << 10, "2MiB": 2 << 20, "3GiB": 3 * gib, "4TiB": 4 << 40, " 5 GB ": 5 * gib, "6g": 6 * gib, "1.5GiB": 3 * gib / 2, "0.0001 t": 104 << 20, "8388607TiB": 8388607 << 40,
 	} {
 		if got, err := config.ParseSize(text); err != nil || got != want {
 			t.Errorf("%q: %d, %v; want %d", text, got, err, want)
 		}
 	}
-	for _, text := range []string{"", "GiB", "G", "-1", "1.5GiB", "1GiBKiB", "1 K i B", "0x10", "8388608TiB", "9223372036854775808", "1e3"} {
+	for _, text := range []string{"", "GiB", "G", "-1", "1.5", "1.5KiB", ".5GiB", "1.GiB", "1.-5GiB", "1.5.5GiB", "1.1234567GiB", "1GiBKiB", "1 K i B", "0x10", "8388608TiB", "9223372036854775808", "1e3"} {
 		if got, err := config.ParseSize(text); err == nil {
 			t.Errorf("%q was taken for %d", text, got)
 		}

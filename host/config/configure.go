@@ -10,6 +10,7 @@ import (
 	"maps"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/coracle-engine/coracle/host/api"
@@ -115,6 +116,12 @@ func (f *File) edit(old, def api.Settings, text []byte, ch api.Change) (api.Sett
 			return old, nil, bad("send them as JSON", "no settings in the request")
 		}
 		s = *ch.Settings
+		if all, nerr := normal(string(s.Engine)); nerr == nil {
+			s.Engine = all
+		}
+		if len(keysOf(s.Engine)) == 0 && checkEngine(s, f.Host) == nil {
+			s.Engine = nil
+		}
 	default:
 		err = one(&s, def, ch)
 	}
@@ -213,10 +220,13 @@ func same(a, b api.Settings) bool {
 func describe(c *api.Configuration, old, def api.Settings) {
 	c.Keys, c.Changed, c.Waiting = []api.Setting{}, []string{}, []string{}
 	for _, r := range rows(c.Saved, c.InForce, old) {
-		c.Keys = append(c.Keys, api.Setting{
+		one := api.Setting{
 			Key: r.key, Kind: r.kind(c.Saved), Doc: r.doc, Live: r.live,
 			Values: append([]string{}, r.get(c.Saved)...), Default: r.equal(c.Saved, def),
-		})
+		}
+		if name, ofEngine := strings.CutPrefix(r.key, engine+"."); !ofEngine || len(one.Values) > 0 || isEngineKey(name) {
+			c.Keys = append(c.Keys, one)
+		}
 		if !r.equal(c.Saved, old) {
 			c.Changed = append(c.Changed, r.key)
 		}
@@ -228,7 +238,7 @@ func describe(c *api.Configuration, old, def api.Settings) {
 		c.Notes = append(c.Notes, e.Message)
 	}
 	for _, name := range slices.Sorted(maps.Keys(keysOf(c.Saved.Engine))) {
-		if _, known := engineKeyOf(name); !known {
+		if !isEngineKey(name) {
 			c.Notes = append(c.Notes, "engine."+name+" is no key that Coracle knows: the Docker Engine will judge it, and does not start with one that it does not know")
 		}
 	}

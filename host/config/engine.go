@@ -128,7 +128,7 @@ func engineNames(s ...api.Settings) iter.Seq[string] {
 		more := map[string]bool{}
 		for _, one := range s {
 			for name := range keysOf(one.Engine) {
-				if _, known := engineKeyOf(name); !known {
+				if !isEngineKey(name) {
 					more[name] = true
 				}
 			}
@@ -147,6 +147,11 @@ func engineKeyOf(name string) (engineKey, bool) {
 		return engineKey{name: name, kind: api.KindJSON, doc: "not a key that Coracle knows"}, false
 	}
 	return engineKeys[i], true
+}
+
+func isEngineKey(name string) bool {
+	_, known := engineKeyOf(name)
+	return known
 }
 
 func engineRow(name string) row {
@@ -230,7 +235,7 @@ func (f engineField) get() []string {
 func (f engineField) set(values []string) error {
 	key := engine + "." + f.name
 	one := strings.TrimSpace(strings.Join(values, " "))
-	_, known := engineKeyOf(f.name)
+	known := isEngineKey(f.name)
 	switch {
 	case f.kind == api.KindList && known && !strings.HasPrefix(one, "["), len(values) != 1 && !known:
 		f.put(encode(append([]string{}, unempty(values)...)))

@@ -24,7 +24,8 @@ func FormatSize(bytes int64) string {
 	return strconv.FormatInt(bytes, 10)
 }
 
-// ParseSize reads a number of bytes, or of a unit: "4GiB", "512MiB", "2G", "1073741824". All units are powers of 1024.
+// ParseSize reads a number of bytes, or of a unit: "4GiB", "512MiB", "1.5G", "1073741824". All units are powers of 1024; what a
+// fraction leaves of a MiB is dropped.
 func ParseSize(s string) (int64, error) {
 	digits, factor := strings.TrimSpace(s), int64(1)
 	for _, u := range units {
@@ -34,11 +35,17 @@ func ParseSize(s string) (int64, error) {
 			}
 		}
 	}
-	n, err := strconv.ParseInt(digits, 10, 64)
-	if err != nil || n < 0 || n > math.MaxInt64/factor {
+	whole, fraction, _ := strings.Cut(digits, ".")
+	n, err := strconv.ParseInt(whole, 10, 64)
+	part, perr := strconv.ParseInt("0"+fraction, 10, 64)
+	if err != nil || perr != nil || n < 0 || n > math.MaxInt64/factor || len(fraction) > 6 || whole != digits && (fraction == "" || factor < mib) {
 		return 0, fmt.Errorf("%q is no size: want a number of bytes, or one with KiB, MiB, GiB or TiB", s)
 	}
-	return n * factor, nil
+	part = part * (factor / mib) / int64(math.Pow10(len(fraction))) * mib
+	if part > math.MaxInt64-n*factor {
+		return 0, fmt.Errorf("%q is too large", s)
+	}
+	return n*factor + part, nil
 }
 
 // size is a number of bytes as a person writes it.

@@ -3,6 +3,7 @@ package config
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -307,7 +308,8 @@ func (r row) waits(saved, inForce api.Settings) bool {
 	return !r.equal(saved, inForce)
 }
 
-// normal is JSON text in one form: compact, keys in order, numbers as they are written.
+// normal is JSON text in the form in which it also comes back from YAML: compact, keys in order, whole numbers as they are and
+// others as float64.
 func normal(text string) (json.RawMessage, error) {
 	dec := json.NewDecoder(strings.NewReader(text))
 	dec.UseNumber()
@@ -316,7 +318,37 @@ func normal(text string) (json.RawMessage, error) {
 		return nil, err
 	}
 	if dec.More() {
-		return nil, fmt.Errorf("more than one JSON value")
+		return nil, errors.New("more than one JSON value")
+	}
+	v, err := plainNumbers(v)
+	if err != nil {
+		return nil, err
 	}
 	return json.Marshal(v)
+}
+
+func plainNumbers(v any) (out any, err error) {
+	switch v := v.(type) {
+	case json.Number:
+		if n, err := v.Int64(); err == nil {
+			return n, nil
+		}
+		if n, err := strconv.ParseUint(v.String(), 10, 64); err == nil {
+			return n, nil
+		}
+		return v.Float64()
+	case []any:
+		for i := range v {
+			if v[i], err = plainNumbers(v[i]); err != nil {
+				return nil, err
+			}
+		}
+	case map[string]any:
+		for k := range v {
+			if v[k], err = plainNumbers(v[k]); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return v, nil
 }
