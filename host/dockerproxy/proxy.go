@@ -1,7 +1,18 @@
 // Package dockerproxy carries a machine's Docker socket: every connection that a client opens becomes one stream to the
-// guest, and bytes pass unread in both directions, each with its own end, so that attach, exec and build work as on the
-// engine's own socket. It waits for nothing but bytes. Its neighbours are the listener of host/socket and the guest's
-// relay, which an injected Dial reaches.
+// guest, each of whose directions has its own end, so that attach, exec and build work as on the engine's own socket. It waits
+// for nothing but bytes. Its neighbours are the listener of host/socket and the guest's relay, which an injected Dial reaches.
+//
+// With a Policy the requests on a connection are read. Their heads are parsed by net/http, which is dockerd's parser too, and
+// pass as they are; bodies stream by their framing; what two parsers could understand differently is refused. Requests that
+// name paths of the host (containers/create, volumes/create, services/create and update) are read whole, checked and written
+// anew. Answers pass unread, with one exception: where the engine may stop speaking HTTP (attach, exec, session, grpc, any
+// Upgrade), the head of its answer decides. 101, or a body that ends with the connection: the rest is spliced. Anything
+// else, such as 404 for an exec that is gone: requests go on being read. What the client sends meanwhile waits. So that this
+// answer can be told from earlier ones it is the first on its stream: a connection that was used before goes on with a stream
+// of its own, after the answers of the one before it have ended. Clients that ask so open a connection for it anyway, except
+// docker-py and some Java ones, for which it works and costs a dial. Pipelining clients are served in order; if one pipelines
+// such a request, or one that is refused, dockerd may give up what it is still at, as it does when a client's input ends.
+// Connections that begin with HTTP/2's preface, as gRPC's do, end here and are checked request by request.
 package dockerproxy
 
 import (
@@ -24,7 +35,9 @@ import (
 type Proxy struct {
 	// Dial opens a stream to the engine and bounds its own time. Its error is told to the client as the engine's answer.
 	Dial func(ctx context.Context) (net.Conn, error)
-	Log  *slog.Logger
+	// Policy decides about host paths. Without one every byte passes unread.
+	Policy Policy
+	Log    *slog.Logger
 }
 
 // closeWriter and closeReader are what a stream has whose two directions end separately.
@@ -73,49 +86,76 @@ func (p *Proxy) serve(ctx context.Context, client net.Conn) {
 		return
 	}
 	defer engine.Close()
-	abort := func() {
+	ctx, abort := context.WithCancel(ctx)
+	defer abort()
+	defer context.AfterFunc(ctx, func() {
 		client.Close()
 		engine.Close()
+	})()
+	if p.Policy != nil {
+		newSession(p, client, abort).run(ctx, engine)
+		return
 	}
-	defer context.AfterFunc(ctx, abort)()
 	var up sync.WaitGroup
-	up.Go(func() { pass(engine, client, abort) })
-	pass(client, engine, abort)
+	up.Go(func() { direction{dst: engine, src: client, abort: abort}.pass() })
+	direction{dst: client, src: engine, abort: abort}.pass()
 	up.Wait()
 }
 
 var buffers = sync.Pool{New: func() any { return new([64 << 10]byte) }}
 
+// direction is one half of a connection.
+type direction struct {
+	dst, src net.Conn
+	abort    func()            // ends both halves
+	seen     func(data []byte) // is told what has passed; nil: nobody wants to know
+	end      func() bool       // whether src's end is dst's end too; nil: it is
+}
+
 // pass carries one direction to its end. End-of-file at src becomes end-of-file at dst. When dst takes no more, src is
 // told so and the other direction goes on: an engine that refuses an upload and closes still has its answer on the way.
 // An error of src, which is a peer that broke off, ends both directions at once.
-func pass(dst, src net.Conn, abort func()) {
+func (d direction) pass() {
 	buf := buffers.Get().(*[64 << 10]byte)
 	defer buffers.Put(buf)
 	for {
-		n, err := src.Read(buf[:])
+		n, err := d.src.Read(buf[:])
 		if n > 0 {
-			if _, werr := dst.Write(buf[:n]); werr != nil {
-				if c, ok := src.(closeReader); !ok || c.CloseRead() != nil {
-					abort()
-				}
+			if _, werr := d.dst.Write(buf[:n]); werr != nil {
+				d.takesNoMore()
 				return
+			}
+			if d.seen != nil {
+				d.seen(buf[:n])
 			}
 		}
 		switch {
 		case err == nil:
 			continue
+		case d.end != nil && !d.end():
 		case !errors.Is(err, io.EOF):
-			abort()
-			return
+			d.abort()
+		default:
+			d.endOfFile()
 		}
-		if c, ok := dst.(closeWriter); ok {
-			_ = c.CloseWrite() // where it fails, dst is gone and its own direction says so
-			return
-		}
-		abort()
 		return
 	}
+}
+
+// takesNoMore is for an error of dst.
+func (d direction) takesNoMore() {
+	if c, ok := d.src.(closeReader); !ok || c.CloseRead() != nil {
+		d.abort()
+	}
+}
+
+// endOfFile is for the end of src. Where it cannot be told, dst is gone and its own direction says so.
+func (d direction) endOfFile() {
+	if c, ok := d.dst.(closeWriter); ok {
+		_ = c.CloseWrite()
+		return
+	}
+	d.abort()
 }
 
 // What refuse is ready to read and to wait for.
@@ -132,12 +172,18 @@ func refuse(client net.Conn, reason error) {
 	if err != nil {
 		return
 	}
-	body, err := json.Marshal(map[string]string{"message": reason.Error()})
+	answer(client, req, &refusal{http.StatusServiceUnavailable, reason.Error()})
+}
+
+// answer writes an answer in the engine's form as the last one on client, and waits a little for the client to have read it.
+func answer(client net.Conn, req *http.Request, why *refusal) {
+	_ = client.SetDeadline(time.Now().Add(refuseTime))
+	body, err := json.Marshal(map[string]string{"message": why.message})
 	if err != nil {
 		return
 	}
 	resp := http.Response{
-		StatusCode: http.StatusServiceUnavailable, ProtoMajor: 1, ProtoMinor: 1, Close: true,
+		StatusCode: why.status, ProtoMajor: 1, ProtoMinor: 1, Close: true,
 		Request: req, // an answer to HEAD has no body
 		Header:  http.Header{"Content-Type": {"application/json"}},
 		Body:    io.NopCloser(bytes.NewReader(body)), ContentLength: int64(len(body)),

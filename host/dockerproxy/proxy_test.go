@@ -27,8 +27,13 @@ const patience = 20 * time.Second
 // proxy must be gone without a trace.
 func start(t testing.TB, engine func(*net.UnixConn)) string {
 	t.Helper()
+	return startWith(t, nil, engine)
+}
+
+func startWith(t testing.TB, policy dockerproxy.Policy, engine func(*net.UnixConn)) string {
+	t.Helper()
 	path := listenEngine(t, engine)
-	return serve(t, func(ctx context.Context) (net.Conn, error) {
+	return servePolicy(t, policy, func(ctx context.Context) (net.Conn, error) {
 		return (&net.Dialer{}).DialContext(ctx, "unix", path)
 	})
 }
@@ -65,6 +70,11 @@ func listenEngine(t testing.TB, engine func(*net.UnixConn)) string {
 // serve runs a proxy whose Dial is dial.
 func serve(t testing.TB, dial func(context.Context) (net.Conn, error)) string {
 	t.Helper()
+	return servePolicy(t, nil, dial)
+}
+
+func servePolicy(t testing.TB, policy dockerproxy.Policy, dial func(context.Context) (net.Conn, error)) string {
+	t.Helper()
 	path := filepath.Join(t.TempDir(), "p")
 	l, err := net.Listen("unix", path)
 	if err != nil {
@@ -72,7 +82,7 @@ func serve(t testing.TB, dial func(context.Context) (net.Conn, error)) string {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	p := dockerproxy.Proxy{Dial: dial, Log: slog.New(slog.DiscardHandler)}
+	p := dockerproxy.Proxy{Dial: dial, Policy: policy, Log: slog.New(slog.DiscardHandler)}
 	go func() { done <- p.Serve(ctx, l) }()
 	t.Cleanup(func() {
 		cancel()
@@ -115,13 +125,15 @@ func digest(t testing.TB, r io.Reader) string {
 }
 
 // TestBytes has both directions carry different bytes at once, each to its own end.
-func TestBytes(t *testing.T) {
+func TestBytes(t *testing.T) { inModes(t, testBytes) }
+
+func testBytes(t *testing.T, m mode) {
 	size := int64(256 << 20)
 	if testing.Short() {
 		size = 8 << 20
 	}
 	got := make(chan string, 1)
-	client := connect(t, start(t, func(c *net.UnixConn) {
+	client := m.connect(t, m.start(t, func(c *net.UnixConn) {
 		var down sync.WaitGroup
 		down.Go(func() {
 			if _, err := io.Copy(c, noise(2, size)); err != nil {
@@ -149,9 +161,11 @@ func TestBytes(t *testing.T) {
 }
 
 // TestHalfClose has one side end, and the other one speak after it.
-func TestHalfClose(t *testing.T) {
+func TestHalfClose(t *testing.T) { inModes(t, testHalfClose) }
+
+func testHalfClose(t *testing.T, m mode) {
 	t.Run("client first", func(t *testing.T) {
-		client := connect(t, start(t, func(c *net.UnixConn) {
+		client := m.connect(t, m.start(t, func(c *net.UnixConn) {
 			in, _ := io.ReadAll(c)
 			fmt.Fprintf(c, "heard %s", in)
 		}))
@@ -163,7 +177,7 @@ func TestHalfClose(t *testing.T) {
 	})
 	t.Run("engine first", func(t *testing.T) {
 		heard := make(chan string, 1)
-		client := connect(t, start(t, func(c *net.UnixConn) {
+		client := m.connect(t, m.start(t, func(c *net.UnixConn) {
 			io.WriteString(c, "no more from me")
 			c.CloseWrite()
 			in, err := io.ReadAll(c)
@@ -179,7 +193,7 @@ func TestHalfClose(t *testing.T) {
 		}
 	})
 	t.Run("engine refuses an upload", func(t *testing.T) { // and the client still gets its answer
-		client := connect(t, start(t, func(c *net.UnixConn) {
+		client := m.connect(t, m.start(t, func(c *net.UnixConn) {
 			io.ReadFull(c, make([]byte, 10))
 			io.WriteString(c, "too large")
 		}))
@@ -218,10 +232,12 @@ func TestUpgraded(t *testing.T) {
 }
 
 // TestSlowReader stops reading: the engine must stop too, instead of the proxy's memory filling, and go on afterwards.
-func TestSlowReader(t *testing.T) {
+func TestSlowReader(t *testing.T) { inModes(t, testSlowReader) }
+
+func testSlowReader(t *testing.T, m mode) {
 	const size, most = 32 << 20, 4 << 20
 	var sent atomic.Int64
-	client := connect(t, start(t, func(c *net.UnixConn) {
+	client := m.connect(t, m.start(t, func(c *net.UnixConn) {
 		r, buf := noise(3, size), make([]byte, 32<<10)
 		for {
 			n, err := r.Read(buf)
@@ -245,10 +261,12 @@ func TestSlowReader(t *testing.T) {
 }
 
 // TestBrokenPeers has either side vanish; the other one must learn of it and not wait for ever.
-func TestBrokenPeers(t *testing.T) {
+func TestBrokenPeers(t *testing.T) { inModes(t, testBrokenPeers) }
+
+func testBrokenPeers(t *testing.T, m mode) {
 	t.Run("client dies with output unread", func(t *testing.T) {
 		wrote, ended := make(chan struct{}), make(chan error, 1)
-		client := connect(t, start(t, func(c *net.UnixConn) {
+		client := m.connect(t, m.start(t, func(c *net.UnixConn) {
 			io.WriteString(c, "unread")
 			close(wrote)
 			buf := make([]byte, 1)
@@ -264,7 +282,7 @@ func TestBrokenPeers(t *testing.T) {
 	})
 	t.Run("client dies while the engine streams", func(t *testing.T) {
 		ended := make(chan error, 1)
-		client := connect(t, start(t, func(c *net.UnixConn) {
+		client := m.connect(t, m.start(t, func(c *net.UnixConn) {
 			_, err := io.Copy(c, noise(4, 1<<40))
 			ended <- err
 		}))
@@ -312,9 +330,11 @@ func isTimeout(err error) bool {
 }
 
 // TestCrowd has a thousand clients talk at once, while one of them does not read.
-func TestCrowd(t *testing.T) {
-	path := start(t, func(c *net.UnixConn) { io.Copy(c, c) })
-	lazy := connect(t, path)
+func TestCrowd(t *testing.T) { inModes(t, testCrowd) }
+
+func testCrowd(t *testing.T, m mode) {
+	path := m.start(t, func(c *net.UnixConn) { io.Copy(c, c) })
+	lazy := m.connect(t, path)
 	var wait sync.WaitGroup
 	wait.Go(func() { io.Copy(lazy, noise(9, 8<<20)) })
 	defer wait.Wait()
@@ -324,7 +344,7 @@ func TestCrowd(t *testing.T) {
 	ready.Add(clients)
 	for i := range clients {
 		all.Go(func() {
-			c, err := net.Dial("unix", path)
+			c, err := m.dial(path)
 			ready.Done()
 			if err != nil {
 				t.Error(err)
@@ -336,7 +356,7 @@ func TestCrowd(t *testing.T) {
 			mine, _ := io.ReadAll(noise(uint64(i), size))
 			all.Go(func() {
 				c.Write(mine)
-				c.(*net.UnixConn).CloseWrite()
+				c.CloseWrite()
 			})
 			if got, err := io.ReadAll(c); !bytes.Equal(got, mine) || err != nil {
 				t.Errorf("client %d got %d bytes back, not its own %d; error %v", i, len(got), size, err)
