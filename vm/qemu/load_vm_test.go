@@ -36,13 +36,17 @@ const (
 )
 
 // bootGuest boots a machine with initrd and returns when its guest behaves.
-func bootGuest(t testing.TB, dir, initrd string) *machine {
+func bootGuest(t testing.TB, dir, initrd string, changes ...func(*vm.Config)) *machine {
 	t.Helper()
 	console := filepath.Join(t.TempDir(), "console.log")
-	opened, err := New(vmtest.Logger(false), "").Open(t.Context(), vm.Config{
+	cfg := vm.Config{
 		Name: "load", CPUs: 2, Memory: 1 << 30, Kernel: kernel(dir), Initrd: initrd, Console: console,
 		Disks: []vm.Disk{{Path: filepath.Join(dir, "root.erofs"), Serial: "coracle-root", ReadOnly: true}},
-	})
+	}
+	for _, change := range changes {
+		change(&cfg)
+	}
+	opened, err := New(vmtest.Logger(false), "").Open(t.Context(), cfg)
 	if err != nil {
 		t.Fatal(err)
 	}

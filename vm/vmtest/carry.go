@@ -18,8 +18,8 @@ import (
 
 // Mounter is a System whose machine may have a file-system device.
 type Mounter interface {
-	// Mount gives what the device with tag leads to. It may be called again, and mounts anew.
-	Mount(tag string) (fs.FS, error)
+	// Mount gives what the device with tag leads to, until unmount is called. Several may use it at once.
+	Mount(tag string) (files fs.FS, unmount func() error, err error)
 }
 
 // Networker is a System whose machine has a network card with a Cable on it.
@@ -63,10 +63,11 @@ func (g *guest) readFile(call FileCall) (a FileAnswer, err error) {
 	if !ok {
 		return a, fmt.Errorf("mount %q: %w", call.Tag, errors.ErrUnsupported)
 	}
-	files, err := m.Mount(call.Tag)
+	files, unmount, err := m.Mount(call.Tag)
 	if err != nil {
 		return a, err
 	}
+	defer func() { err = errors.Join(err, unmount()) }()
 	f, err := files.Open(call.Name)
 	if err != nil {
 		return a, err
@@ -206,8 +207,8 @@ func readFiles(t *testing.T, m vm.Machine, files *Files) {
 	if _, err := AskFile(ctx, m, FileCall{Tag: "other", Name: "small"}); err == nil {
 		t.Error("guest mounts a device by another tag: no error")
 	}
-	if n := files.mounts.Load(); n < 1 {
-		t.Errorf("files were mounted %d times", n)
+	if n := int(files.mounts.Load()); n < len(files.names) {
+		t.Errorf("files were mounted %d times, want once for each call", n)
 	}
 }
 

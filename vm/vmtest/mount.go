@@ -13,16 +13,19 @@ import (
 )
 
 // Mount is the machine's file system as its guest sees it.
-func (g *Guest) Mount(tag string) (fs.FS, error) {
+func (g *Guest) Mount(tag string) (files fs.FS, unmount func() error, err error) {
 	cfg := g.Config()
 	if cfg.FileSystem == nil || tag != cfg.FileSystemTag {
-		return nil, fmt.Errorf("mount %q: no such device", tag)
+		return nil, nil, fmt.Errorf("mount %q: no such device", tag)
 	}
 	m := mount{cfg.FileSystem}
 	if _, err := m.ask(fuseInit, 0, make([]byte, 64), 64); err != nil {
-		return nil, fmt.Errorf("mount %q: %w", tag, err)
+		return nil, nil, fmt.Errorf("mount %q: %w", tag, err)
 	}
-	return m, nil
+	return m, func() error {
+		_, err := m.ask(fuseDestroy, 0, nil, 0)
+		return err
+	}, nil
 }
 
 // mount is a FUSE client of a vm.FileSystem.

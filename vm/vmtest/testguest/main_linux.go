@@ -10,6 +10,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/mdlayher/vsock"
@@ -86,19 +87,34 @@ func load(path string) error {
 // system is AF_VSOCK, virtio-fs, and the network where the tests brought one.
 type system struct{}
 
-// Mount mounts the device with tag, anew if it is.
-func (system) Mount(tag string) (fs.FS, error) {
+// mounted counts who uses what is mounted, by tag.
+var mounted = struct {
+	sync.Mutex
+	users map[string]int
+}{users: map[string]int{}}
+
+// Mount mounts the device with tag for its first user, and unmounts it after its last.
+func (system) Mount(tag string) (fs.FS, func() error, error) {
+	mounted.Lock()
+	defer mounted.Unlock()
 	dir := "/run/" + tag
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return nil, err
+	if mounted.users[tag] == 0 {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return nil, nil, err
+		}
+		if err := unix.Mount(tag, dir, "virtiofs", 0, ""); err != nil {
+			return nil, nil, fmt.Errorf("mount %s: %w", tag, err)
+		}
 	}
-	if err := unix.Unmount(dir, 0); err != nil && err != unix.EINVAL {
-		return nil, fmt.Errorf("unmount %s: %w", dir, err)
-	}
-	if err := unix.Mount(tag, dir, "virtiofs", 0, ""); err != nil {
-		return nil, fmt.Errorf("mount %s: %w", tag, err)
-	}
-	return os.DirFS(dir), nil
+	mounted.users[tag]++
+	return os.DirFS(dir), func() error {
+		mounted.Lock()
+		defer mounted.Unlock()
+		if mounted.users[tag]--; mounted.users[tag] > 0 {
+			return nil
+		}
+		return unix.Unmount(dir, 0)
+	}, nil
 }
 
 func (system) Exchange(datagram []byte) ([]byte, error) {
