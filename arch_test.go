@@ -48,7 +48,7 @@ var arrows = map[string][]string{
 	"host/dockerproxy":    {},
 	"host/share":          {"guest/api", "host/share/*"},
 	"host/share/*":        {},
-	"host/network":        {},
+	"host/network":        {"guest/api"},
 	"host/forward":        {"guest/api"},
 	"host/image":          {"images/manifest", "guest/api", "host/api"},
 	"host/socket":         {},
@@ -67,11 +67,11 @@ var arrows = map[string][]string{
 
 // libraries says which rooms may import which libraries; those not listed are open to all.
 var libraries = map[string][]string{
-	"github.com/mdlayher/vsock":              {"guest/agent", "vm/vmtest/testguest"},
-	"github.com/spf13/cobra":                 {"cmd/coracle", "cmd/coracled"},
-	"github.com/erofs/go-erofs":              {"images/*"},
-	"github.com/hanwen/go-fuse/v2":           {"host/share"},
-	"github.com/containers/gvisor-tap-vsock": {"host/network"},
+	"github.com/mdlayher/vsock":    {"guest/agent", "vm/vmtest/testguest"},
+	"github.com/spf13/cobra":       {"cmd/coracle", "cmd/coracled"},
+	"github.com/erofs/go-erofs":    {"images/*"},
+	"github.com/hanwen/go-fuse/v2": {"host/share"},
+	"gvisor.dev/gvisor":            {"host/network"},
 }
 
 // stdlibOnly are the rooms whose promise is to build anywhere with nothing.

@@ -1,0 +1,168 @@
+package network
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"sync"
+	"testing"
+	"time"
+)
+
+func TestEcho(t *testing.T) {
+	for _, mtu := range []int{576, 1500, 0} {
+		t.Run(fmt.Sprint(mtu), func(t *testing.T) {
+			g := newGuest(t, Config{Loopback: true, MTU: mtu})
+			c := g.mustDial(g.host(serve(t, echo)))
+			sent := make([]byte, 300<<10)
+			rand.NewChaCha8([32]byte{1}).Read(sent)
+			go func() {
+				c.Write(sent)
+				c.CloseWrite()
+			}()
+			got, err := io.ReadAll(c)
+			if err != nil || !bytes.Equal(got, sent) {
+				t.Fatalf("%d of %d bytes came back: %v", len(got), len(sent), err)
+			}
+		})
+	}
+}
+
+// faults.md row 22: the client ends its direction first, then reads a lot.
+func TestHalfCloseByGuest(t *testing.T) {
+	const size = 10 << 20
+	g := newGuest(t, Config{Loopback: true})
+	c := g.mustDial(g.host(serve(t, func(c *net.TCPConn) {
+		sum := sha256.New()
+		io.Copy(sum, c) // to the guest's end
+		c.Write(sum.Sum(nil))
+		c.Write(make([]byte, size))
+	})))
+	c.Write([]byte("question"))
+	if err := c.CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	got, err := io.ReadAll(c)
+	want := sha256.Sum256([]byte("question"))
+	if err != nil || len(got) != size+len(want) || !bytes.Equal(got[:len(want)], want[:]) {
+		t.Fatalf("%d bytes after the half-close: %v", len(got), err)
+	}
+}
+
+// faults.md row 22: the server ends its direction first.
+func TestHalfCloseByHost(t *testing.T) {
+	g := newGuest(t, Config{Loopback: true})
+	heard := make(chan string, 1)
+	c := g.mustDial(g.host(serve(t, func(c *net.TCPConn) {
+		c.Write([]byte("bye"))
+		c.CloseWrite()
+		b, _ := io.ReadAll(c)
+		heard <- string(b)
+	})))
+	if b, err := io.ReadAll(c); err != nil || string(b) != "bye" {
+		t.Fatalf("guest read %q, %v", b, err)
+	}
+	c.Write([]byte("still here"))
+	c.CloseWrite()
+	if got := <-heard; got != "still here" {
+		t.Errorf("host read %q", got)
+	}
+}
+
+// faults.md row 22: a reset is a reset at the other end, not an end.
+func TestReset(t *testing.T) {
+	t.Run("by host", func(t *testing.T) {
+		g := newGuest(t, Config{Loopback: true})
+		c := g.mustDial(g.host(serve(t, func(c *net.TCPConn) {
+			io.ReadFull(c, make([]byte, 1))
+			c.SetLinger(0)
+		})))
+		c.Write([]byte("x"))
+		c.SetReadDeadline(time.Now().Add(10 * time.Second))
+		if _, err := c.Read(make([]byte, 1)); !contains(err, "reset") {
+			t.Errorf("guest read: %v", err)
+		}
+	})
+	t.Run("by guest", func(t *testing.T) {
+		g := newGuest(t, Config{Loopback: true})
+		heard := make(chan error, 1)
+		ready := make(chan bool)
+		c := g.mustDial(g.host(serve(t, func(c *net.TCPConn) {
+			close(ready)
+			_, err := c.Read(make([]byte, 1))
+			heard <- err
+		})))
+		<-ready
+		c.SetDeadline(time.Now())
+		g.abort(c)
+		select {
+		case err := <-heard:
+			if !contains(err, "reset") {
+				t.Errorf("host read: %v", err)
+			}
+		case <-time.After(10 * time.Second):
+			t.Error("host heard nothing")
+		}
+	})
+}
+
+// faults.md row 21: nothing lost, nothing crossed, nothing left.
+func TestThousandStreams(t *testing.T) {
+	const streams, size = 1000, 64 << 10
+	g := newGuest(t, Config{Loopback: true})
+	at := g.host(serve(t, echo))
+	g.mustDial(at).Close()
+	before := descriptors(t)
+	var all sync.WaitGroup
+	fails := make(chan error, streams)
+	for i := range streams {
+		all.Go(func() { fails <- exchange(g, at, byte(i), size) })
+	}
+	all.Wait()
+	lost := 0
+	for range streams {
+		if err := <-fails; err != nil {
+			if lost++; lost < 5 {
+				t.Error(err)
+			}
+		}
+	}
+	if lost > 0 {
+		t.Errorf("%d of %d streams were not what was sent", lost, streams)
+	}
+	for range 100 {
+		if descriptors(t) <= before+1 {
+			return
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	t.Errorf("%d descriptors are open, %d were before", descriptors(t), before)
+}
+
+// exchange sends bytes of its own to an echo and compares what comes back.
+func exchange(g *guest, at netip.AddrPort, seed byte, size int) error {
+	c, err := g.dial(at)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(60 * time.Second))
+	sent := make([]byte, size)
+	rand.NewChaCha8([32]byte{seed, byte(c.LocalAddr().(*net.TCPAddr).Port)}).Read(sent)
+	go func() {
+		c.Write(sent)
+		c.CloseWrite()
+	}()
+	got, err := io.ReadAll(c)
+	if err != nil {
+		return err
+	}
+	if !bytes.Equal(got, sent) {
+		return fmt.Errorf("%d bytes came back that are not the %d sent", len(got), len(sent))
+	}
+	return nil
+}
