@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 
 	"golang.org/x/sys/unix"
 )
@@ -129,44 +128,4 @@ func mountAll(mounts []mount) error {
 		}
 	}
 	return errors.Join(errs...)
-}
-
-// newRoot is where the initramfs mounts the root before that takes its place.
-const newRoot = "/sysroot"
-
-// SwitchRoot makes the EROFS image on device the root of this process and all that follow, and frees what the initramfs
-// held. The old root stays below, empty: it cannot be unmounted, and runc's pivot_root needs a root that is a mount.
-func SwitchRoot(device string) error {
-	if err := os.MkdirAll(newRoot, 0o755); err != nil {
-		return err
-	}
-	if err := unix.Mount(device, newRoot, "erofs", unix.MS_RDONLY, ""); err != nil {
-		return fmt.Errorf("mount root from %s: %w", device, err)
-	}
-	old, err := os.OpenRoot("/")
-	if err != nil {
-		return err
-	}
-	defer old.Close()
-	for _, m := range early {
-		if err := unix.Mount(m.target, filepath.Join(newRoot, m.target), "", unix.MS_MOVE, ""); err != nil {
-			return fmt.Errorf("move %s: %w", m.target, err)
-		}
-	}
-	if err := os.Chdir(newRoot); err != nil {
-		return err
-	}
-	if err := unix.Mount(".", "/", "", unix.MS_MOVE, ""); err != nil {
-		return fmt.Errorf("move root: %w", err)
-	}
-	if err := unix.Chroot("."); err != nil {
-		return fmt.Errorf("change root: %w", err)
-	}
-	if err := os.Chdir("/"); err != nil {
-		return err
-	}
-	for _, name := range []string{"lib", "init", "coracle"} {
-		_ = old.RemoveAll(name) // it only costs memory
-	}
-	return nil
 }
