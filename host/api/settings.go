@@ -45,7 +45,7 @@ type Configuration struct {
 	Notes   []string  `json:"notes,omitempty"`
 }
 
-// Verbs of a Change. The empty one changes nothing.
+// Verbs of a Change. The empty one changes nothing; with a Key, the answer has that one alone.
 const (
 	ChangeSet     = "set"     // Key to Values: to a list of them, or to one
 	ChangeAdd     = "add"     // Values to the list Key; those that it has already stay

@@ -75,6 +75,13 @@ func (f *File) Configure(ctx context.Context, live Live, ch api.Change) (api.Con
 	}
 	out.Text, out.Saved, out.InForce = string(text), saved, inForce
 	describe(&out, old, def)
+	if ch.Verb == "" && ch.Key != "" {
+		r, err := find(ch.Key, saved)
+		if err != nil {
+			return out, err
+		}
+		out.Keys = []api.Setting{r.setting(saved, def)}
+	}
 	return out, nil
 }
 
@@ -216,14 +223,18 @@ func same(a, b api.Settings) bool {
 	return !slices.ContainsFunc(rows(a, b), func(r row) bool { return !r.equal(a, b) })
 }
 
+func (r row) setting(s, def api.Settings) api.Setting {
+	return api.Setting{
+		Key: r.key, Kind: r.kind(s), Doc: r.doc, Live: r.live,
+		Values: append([]string{}, r.get(s)...), Default: slices.Equal(r.get(s), r.get(def)),
+	}
+}
+
 // describe fills in what follows from the settings in c, which were old and would be def.
 func describe(c *api.Configuration, old, def api.Settings) {
 	c.Keys, c.Changed, c.Waiting = []api.Setting{}, []string{}, []string{}
 	for _, r := range rows(c.Saved, c.InForce, old) {
-		one := api.Setting{
-			Key: r.key, Kind: r.kind(c.Saved), Doc: r.doc, Live: r.live,
-			Values: append([]string{}, r.get(c.Saved)...), Default: r.equal(c.Saved, def),
-		}
+		one := r.setting(c.Saved, def)
 		if name, ofEngine := strings.CutPrefix(r.key, engine+"."); !ofEngine || len(one.Values) > 0 || isEngineKey(name) {
 			c.Keys = append(c.Keys, one)
 		}

@@ -452,20 +452,6 @@ func TestAddShares(t *testing.T) {
 	}
 }
 
-func FuzzParseShare(f *testing.F) {
-	f.Add("/a:ro:secrets")
-	f.Add("/a:secrets:rw:ro")
-	f.Fuzz(func(t *testing.T, text string) {
-		sh, err := config.ParseShare(text)
-		if err != nil {
-			return
-		}
-		if again, err := config.ParseShare(config.FormatShare(sh)); err != nil || again != sh {
-			t.Errorf("%q is %+v, written %q, read %+v, %v", text, sh, config.FormatShare(sh), again, err)
-		}
-	})
-}
-
 // FuzzConfigure: whatever is written is read as what it was meant to be.
 func FuzzConfigure(f *testing.F) {
 	f.Add([]byte("cpus: 2 # two\nengine: {debug: true, a: [1, {b: c}]}\n"), "engine.x", `{"a":[1.50,"\u0007<é\\"]}`)

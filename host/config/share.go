@@ -9,44 +9,7 @@ import (
 	"github.com/coracle-engine/coracle/host/api"
 )
 
-// The words behind a share's path, in this order: PATH[:ro|:rw][:secrets].
-const (
-	readOnly  = ":ro"
-	readWrite = ":rw" // the default; it is written where the path itself ends like such a word
-	secrets   = ":secrets"
-)
-
-// FormatShare is sh as ParseShare reads it.
-func FormatShare(sh api.Share) string {
-	text := sh.Path
-	switch {
-	case sh.ReadOnly:
-		text += readOnly
-	case strings.HasSuffix(text, readOnly) || strings.HasSuffix(text, readWrite) || strings.HasSuffix(text, secrets):
-		text += readWrite
-	}
-	if sh.Secrets {
-		text += secrets
-	}
-	return text
-}
-
-// ParseShare reads PATH[:ro][:secrets]. It does not look whether there is such a directory.
-func ParseShare(text string) (api.Share, error) {
-	var sh api.Share
-	text, sh.Secrets = strings.CutSuffix(text, secrets)
-	text, sh.ReadOnly = strings.CutSuffix(text, readOnly)
-	if !sh.ReadOnly {
-		text = strings.TrimSuffix(text, readWrite)
-	}
-	sh.Path = text
-	if text == "" {
-		return sh, bad("give an absolute path", "a share needs a directory")
-	}
-	return sh, nil
-}
-
-// AddShares puts texts, as ParseShare reads them, among the shares of s. One whose path is there already replaces it. An error
+// AddShares puts texts, as api.ParseShare reads them, among the shares of s. One whose path is there already replaces it. An error
 // of class api.CodeShare says that there is no such directory.
 func AddShares(s api.Settings, texts []string) (api.Settings, error) {
 	row, err := find("shares", s)

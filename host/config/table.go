@@ -121,7 +121,7 @@ func (r row) get(s api.Settings) []string {
 	case *[]api.Share:
 		var all []string
 		for _, sh := range *v {
-			all = append(all, FormatShare(sh))
+			all = append(all, sh.String())
 		}
 		return all
 	case *json.RawMessage:
@@ -145,9 +145,9 @@ func (r row) set(s *api.Settings, values []string) error {
 	case *[]api.Share:
 		var all []api.Share
 		for _, text := range unempty(values) {
-			sh, err := ParseShare(text)
+			sh, err := api.ParseShare(text)
 			if err != nil {
-				return err
+				return bad("give an absolute path", "%v", err)
 			}
 			all = append(all, sh)
 		}
@@ -263,8 +263,8 @@ func (r row) sameElement(s api.Settings) func(have, named string) bool {
 		return func(have, named string) bool { return have == named }
 	}
 	return func(have, named string) bool {
-		x, _ := ParseShare(have)
-		y, _ := ParseShare(named)
+		x, _ := api.ParseShare(have)
+		y, _ := api.ParseShare(named)
 		return x.Path == y.Path || x.Path == named
 	}
 }
