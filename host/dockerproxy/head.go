@@ -55,7 +55,8 @@ func readHead(in *bufio.Reader) ([]byte, error) {
 
 // parseHead reads head as dockerd does, with net/http's parser, and refuses what two parsers could take differently.
 func parseHead(head []byte) (*http.Request, error) {
-	if err := checkLines(head); err != nil {
+	chunked, err := checkLines(head)
+	if err != nil {
 		return nil, err
 	}
 	r, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(head)))
@@ -67,14 +68,15 @@ func parseHead(head []byte) (*http.Request, error) {
 		return nil, &refusal{http.StatusHTTPVersionNotSupported, "request is neither HTTP/1.0 nor HTTP/1.1"}
 	case r.Method == http.MethodConnect || r.URL.Opaque != "" || !strings.HasPrefix(r.URL.Path, "/") && r.RequestURI != "*":
 		return nil, badRequest("request names no path")
-	case len(r.TransferEncoding) > 0 && !r.ProtoAtLeast(1, 1):
+	case chunked && !r.ProtoAtLeast(1, 1):
 		return nil, badRequest("HTTP/1.0 request has a Transfer-Encoding")
 	}
 	return r, nil
 }
 
-// checkLines refuses lines that do not end with CR LF or that continue another one, and framing that is told twice.
-func checkLines(head []byte) error {
+// checkLines refuses lines that do not end with CR LF or that continue another one, and framing that is told twice. It returns
+// whether there is a Transfer-Encoding, which net/http hides from us where it ignores it.
+func checkLines(head []byte) (chunked bool, err error) {
 	seen := map[string]bool{}
 	for n, line := range bytes.SplitAfter(head[:len(head)-len(lastLine(head))], []byte("\n")) {
 		if len(line) == 0 {
@@ -82,30 +84,30 @@ func checkLines(head []byte) error {
 		}
 		text, ok := bytes.CutSuffix(line, []byte("\r\n"))
 		if !ok || bytes.ContainsAny(text, "\r\x00") {
-			return badRequest("malformed request: stray control character")
+			return false, badRequest("malformed request: stray control character")
 		}
 		if n == 0 {
 			continue
 		}
 		if text[0] == ' ' || text[0] == '\t' {
-			return badRequest("malformed request: folded header")
+			return false, badRequest("malformed request: folded header")
 		}
 		name, _, _ := bytes.Cut(text, []byte(":"))
 		switch key := strings.ToLower(string(bytes.TrimSpace(name))); key {
 		case "content-length", "transfer-encoding", "host":
 			if seen[key] {
-				return badRequest("malformed request: several %s headers", key)
+				return false, badRequest("malformed request: several %s headers", key)
 			}
 			seen[key] = true
 		}
 	}
 	if string(lastLine(head)) != "\r\n" {
-		return badRequest("malformed request: stray control character")
+		return false, badRequest("malformed request: stray control character")
 	}
 	if seen["content-length"] && seen["transfer-encoding"] {
-		return badRequest("malformed request: both Content-Length and Transfer-Encoding")
+		return false, badRequest("malformed request: both Content-Length and Transfer-Encoding")
 	}
-	return nil
+	return seen["transfer-encoding"], nil
 }
 
 // lastLine is head's empty line.
