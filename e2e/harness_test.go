@@ -31,8 +31,9 @@ var root = func() string {
 
 // user is one person on one computer: a home for machines and a docker configuration of their own.
 type user struct {
-	home string
-	env  []string
+	home  string // of machines
+	files string // the user's own home directory, which a machine shares if not told otherwise
+	env   []string
 }
 
 // needVM skips a story that boots a machine, unless machines are asked for.
@@ -55,8 +56,11 @@ func newUser(tb testing.TB) *user {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	u := &user{home: filepath.Join(home, "h")}
-	u.env = append(os.Environ(), "CORACLE_HOME="+u.home, "DOCKER_CONFIG="+filepath.Join(home, "docker"), "DOCKER_HOST=", "DOCKER_CONTEXT=", "NO_COLOR=1")
+	u := &user{home: filepath.Join(home, "h"), files: filepath.Join(home, "files")}
+	if err := os.Mkdir(u.files, 0o755); err != nil {
+		tb.Fatal(err)
+	}
+	u.env = append(os.Environ(), "HOME="+u.files, "SSH_AUTH_SOCK="+u.agent(), "CORACLE_HOME="+u.home, "DOCKER_CONFIG="+filepath.Join(home, "docker"), "DOCKER_HOST=", "DOCKER_CONTEXT=", "NO_COLOR=1")
 	tb.Cleanup(func() {
 		names, _ := filepath.Glob(filepath.Join(u.home, "machines", "*"))
 		for _, dir := range names {
@@ -72,6 +76,9 @@ func newUser(tb testing.TB) *user {
 	})
 	return u
 }
+
+// agent is where the user's ssh agent would listen.
+func (u *user) agent() string { return filepath.Join(filepath.Dir(u.home), "agent") }
 
 func tail(path string, n int) string {
 	data, err := os.ReadFile(path)

@@ -50,6 +50,10 @@ var verbs = map[string]func(args []string) error{
 	"walk":     walk,
 	"seq":      sequential,
 	"files":    specialFiles,
+	"escape":   escape,
+	"unixget":  unixGet,
+	"hear":     hear,
+	"vsocks":   vsocks,
 	"now":      func([]string) error { _, err := fmt.Println(time.Now().UnixNano()); return err },
 }
 

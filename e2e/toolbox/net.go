@@ -35,6 +35,18 @@ func get(args []string) error {
 	return err
 }
 
+// unixGet prints what a path answers on a unix socket.
+func unixGet(args []string) error {
+	t := &http.Transport{Dial: func(string, string) (net.Conn, error) { return net.Dial("unix", args[0]) }}
+	resp, err := (&http.Client{Transport: t, Timeout: 20 * time.Second}).Get("http://unix" + args[1])
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	_, err = io.Copy(os.Stdout, resp.Body)
+	return err
+}
+
 // dialVsock succeeds where a vsock connection to a CID's port can be made and its listener says something or stays.
 func dialVsock(args []string) error {
 	cid, err := strconv.ParseUint(args[0], 10, 32)
@@ -166,5 +178,34 @@ func resolve(args []string) error {
 		return err
 	}
 	_, err = fmt.Println(strings.Join(addrs, " "))
+	return err
+}
+
+// hear prints what a TCP port says to whoever connects.
+func hear(args []string) error {
+	c, err := net.DialTimeout("tcp", args[0], 10*time.Second)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+	_, err = io.Copy(os.Stdout, c)
+	return err
+}
+
+// vsocks asks all of Coracle's vsock ports, of the host and of the guest, and prints those that answer.
+func vsocks([]string) error {
+	answers := []string{}
+	for _, cid := range []string{"1", "2", "3"} {
+		for port := 1020; port <= 1030; port++ {
+			if dialVsock([]string{cid, strconv.Itoa(port)}) == nil {
+				answers = append(answers, cid+":"+strconv.Itoa(port))
+			}
+		}
+	}
+	if len(answers) == 0 {
+		answers = append(answers, "none answers")
+	}
+	_, err := fmt.Println(strings.Join(answers, " "))
 	return err
 }

@@ -8,6 +8,8 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -180,4 +182,31 @@ func tryUnlinked(dir string) error {
 		return fmt.Errorf("%q, %d bytes, %v", b, st.Size(), err)
 	}
 	return f.Truncate(3)
+}
+
+// escape tries for so many seconds to reach a file of the host's outside a share, by links and moves, and fails where it did.
+func escape(args []string) error {
+	dir, outside := args[0], args[1]
+	seconds, err := strconv.Atoi(args[2])
+	if err != nil {
+		return err
+	}
+	link, sub := filepath.Join(dir, "link"), filepath.Join(dir, "swap")
+	for end := time.Now().Add(time.Duration(seconds) * time.Second); time.Now().Before(end); {
+		_ = os.Mkdir(sub, 0o755)
+		_ = os.Symlink(outside, link)
+		_ = unix.Renameat2(unix.AT_FDCWD, link, unix.AT_FDCWD, sub, unix.RENAME_EXCHANGE)
+		for _, path := range []string{sub + "/canary", link + "/canary", dir + "/../../../../../../../.." + outside + "/canary"} {
+			if b, err := os.ReadFile(path); err == nil && string(b) == "untouched" {
+				return fmt.Errorf("read %s", path)
+			}
+			_ = os.WriteFile(path, []byte("changed"), 0o644)
+			_ = os.Chmod(path, 0o777)
+		}
+		_ = os.Link(link, filepath.Join(dir, "hard"))
+		_ = os.Remove(filepath.Join(dir, "hard"))
+		_ = os.Remove(link)
+		_ = os.RemoveAll(sub)
+	}
+	return nil
 }
