@@ -3,6 +3,7 @@ package fs
 import (
 	"bytes"
 	"encoding/binary"
+	"sync/atomic"
 	"syscall"
 	"testing"
 
@@ -30,9 +31,11 @@ func TestHostile(t *testing.T) {
 		{"long forget", opForget, maxSize, 100, 0},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			touched := false
+			var touched atomic.Bool
 			g, _ := boot(t, &files{serve: func(o opcode, in, out [][]byte) int {
-				touched = touched || o == c.op
+				if o == c.op {
+					touched.Store(true)
+				}
 				return echo(o, in, out)
 			}})
 			at := g.f.Alloc(maxSize + 1)
@@ -40,8 +43,8 @@ func TestHostile(t *testing.T) {
 			ds := []vhosttest.Desc{{Addr: at, Len: c.out}, {Addr: at, Len: c.in, Flags: w}}
 			want := g.send(1, ds, at, int(c.in))
 			head, b := g.take(1)
-			if head != want || len(b) != c.answer || touched {
-				t.Errorf("answer of %d bytes, want %d; the file system was asked: %t", len(b), c.answer, touched)
+			if head != want || len(b) != c.answer || touched.Load() {
+				t.Errorf("answer of %d bytes, want %d; the file system was asked: %t", len(b), c.answer, touched.Load())
 			}
 			if c.answer > 0 {
 				if code, _ := g.parse(b, 77); code != -int32(syscall.EIO) {

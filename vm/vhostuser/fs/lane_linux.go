@@ -25,11 +25,14 @@ type lane struct {
 
 	slots  chan struct{}  // one is held for each goroutine in Serve but the leader
 	flight sync.WaitGroup // every goroutine
-	timer  *time.Timer    // runs overtake while the leader answers a request
+	timer  *time.Timer    // runs watch
 
 	mu      sync.Mutex // taken for every use of q but Wait
 	turn    int        // the number of the goroutine that leads
 	busy    bool       // the leader answers a request
+	begun   uint64     // how many requests leaders have begun to answer
+	seen    uint64     // begun when watch looked last
+	watched bool       // timer runs
 	starved bool       // nobody could overtake: all slots are held
 	quiet   int        // answers that the guest has not heard of
 	err     error      // why the queue has ended
@@ -37,7 +40,7 @@ type lane struct {
 
 func newLane(dev *device, q *vhostuser.Queue) *lane {
 	l := &lane{dev: dev, q: q, slots: make(chan struct{}, maxBusy)}
-	l.timer = time.AfterFunc(time.Hour, l.overtake)
+	l.timer = time.AfterFunc(time.Hour, l.watch)
 	l.timer.Stop()
 	return l
 }
@@ -115,10 +118,12 @@ func (l *lane) notify() {
 func (l *lane) answer(r *request, turn int) bool {
 	l.mu.Lock()
 	l.busy = true
+	l.begun++
+	if !l.watched {
+		l.look(patience)
+	}
 	l.mu.Unlock()
-	l.timer.Reset(patience)
 	r.finish(l.dev.serve(r))
-	l.timer.Stop()
 	return l.give(r, turn)
 }
 
@@ -145,37 +150,46 @@ func (l *lane) give(r *request, turn int) bool {
 	return leads
 }
 
+// look has watch called after d; l.mu is held. The timer runs on from request to request: one for each would wake the
+// runtime's poller every time, which costs more than the request.
+func (l *lane) look(d time.Duration) {
+	l.watched, l.seen = true, l.begun
+	l.timer.Reset(d)
+}
+
 // release gives a slot back.
 func (l *lane) release() {
 	<-l.slots
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.starved {
-		l.starved = false
-		l.timer.Reset(0)
+	if l.starved && l.busy {
+		l.look(0)
 	}
+	l.starved = false
 }
 
-// overtake takes the lead from a goroutine that is held up by its request, which goes on as a worker.
-func (l *lane) overtake() {
+// watch looks whether the leader is still at the request that it was at when watch looked last. Then this goroutine takes
+// the lead, and the one that had it goes on as a worker.
+func (l *lane) watch() {
 	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.watched = false
 	if !l.busy {
-		l.mu.Unlock()
+		return
+	}
+	if l.begun != l.seen {
+		l.look(patience)
 		return
 	}
 	select {
 	case l.slots <- struct{}{}:
 	default:
 		l.starved = true
-		l.mu.Unlock()
 		return
 	}
-	l.flight.Add(1) // not from zero: the one who is overtaken is in flight
-	defer l.flight.Done()
 	l.busy = false
 	l.turn++
 	turn := l.turn
 	l.notify()
-	l.mu.Unlock()
-	l.lead(turn)
+	l.flight.Go(func() { l.lead(turn) }) // not from zero: the one who is overtaken is in flight
 }
