@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -19,6 +20,7 @@ import (
 
 	guestapi "github.com/coracle-engine/coracle/guest/api"
 	"github.com/coracle-engine/coracle/host/api"
+	"github.com/coracle-engine/coracle/host/config"
 	"github.com/coracle-engine/coracle/host/lock"
 	"github.com/coracle-engine/coracle/host/paths"
 	"github.com/coracle-engine/coracle/host/server"
@@ -43,6 +45,8 @@ func fakeCoracled() {
 			checks = append(checks, api.Check{Name: "image", Level: api.CheckFail, Detail: "no image is installed", Hint: "run `make images`", Code: api.CodeNoImage})
 		}
 		err = json.NewEncoder(os.Stdout).Encode(checks)
+	case "config":
+		err = fakeConfig(home, args[len(args)-1])
 	case "delete":
 		err = os.RemoveAll(filepath.Join(paths.Machines(home), args[len(args)-1]))
 	}
@@ -52,10 +56,45 @@ func fakeCoracled() {
 	}
 }
 
+// fakeFile is host/config's own file of settings, on a host of 8 CPUs.
+func fakeFile(home string, m paths.Machine) *config.File {
+	user, _ := os.UserHomeDir()
+	return &config.File{Machine: m.Name, Path: m.Config(), Disk: m.DataDisk(), Host: config.Host{CPUs: 8, Memory: 16 << 30, Home: user, Coracle: home}}
+}
+
+// fakeConfig is `coracled config`, as host/api's Configure calls it.
+func fakeConfig(home, name string) error {
+	out, err := func() (out api.Configuration, err error) {
+		m, err := paths.ForMachine(home, name)
+		if err != nil {
+			return out, err
+		}
+		var ch api.Change
+		if err := json.NewDecoder(os.Stdin).Decode(&ch); err != nil {
+			return out, err
+		}
+		if _, err := os.Stat(m.Dir); err != nil && name != paths.DefaultMachine {
+			return out, &api.Error{Code: api.CodeNotFound, Message: fmt.Sprintf("there is no machine %q", name), Hint: "make it"}
+		}
+		if ch.Verb != "" {
+			if err := os.MkdirAll(m.Dir, 0o700); err != nil {
+				return out, err
+			}
+		}
+		return fakeFile(home, m).Configure(context.Background(), nil, ch)
+	}()
+	if err != nil {
+		_ = json.NewEncoder(os.Stdout).Encode(err)
+		os.Exit(1)
+	}
+	return json.NewEncoder(os.Stdout).Encode(out)
+}
+
 // fakeMachine is what fakeCoracled serves.
 type fakeMachine struct {
 	paths.Machine
 	since time.Time
+	file  *config.File
 	ended chan struct{} // closed when the machine has stopped
 	bye   func() error  // closes the Docker socket
 
@@ -70,8 +109,13 @@ func fakeRun(home string, args []string) error {
 	f := flag.NewFlagSet("run", flag.ContinueOnError)
 	since := f.Int64("since", 0, "")
 	withContext := f.Bool("context", true, "")
-	cpus, memory, disk := f.Int("cpus", 2, ""), f.Int64("memory", 4<<30, ""), f.Int64("disk", 64<<30, "")
+	cpus, memory, disk := f.Int("cpus", 0, ""), f.Int64("memory", 0, ""), f.Int64("disk", 0, "")
 	arch := f.String("arch", "", "")
+	var shares []string
+	f.Func("share", "", func(text string) error {
+		shares = append(shares, text)
+		return nil
+	})
 	if err := f.Parse(args); err != nil {
 		return err
 	}
@@ -79,16 +123,30 @@ func fakeRun(home string, args []string) error {
 	if err != nil {
 		return err
 	}
-	fm := &fakeMachine{Machine: m, since: time.Unix(0, *since), ended: make(chan struct{}), news: make(chan struct{})}
+	file := fakeFile(home, m)
+	settings := config.Default(file.Host)
+	settings.CPUs = 2
+	if settings, err = config.Load(m.Config(), settings); err == nil {
+		settings, err = config.AddShares(settings, shares)
+	}
+	settings.CPUs, settings.Memory, settings.Disk = cmp.Or(*cpus, settings.CPUs), cmp.Or(*memory, settings.Memory), cmp.Or(*disk, settings.Disk)
+	settings.Arch = cmp.Or(*arch, settings.Arch)
+	fm := &fakeMachine{Machine: m, file: file, since: time.Unix(0, *since), ended: make(chan struct{}), news: make(chan struct{})}
 	fm.status = api.Status{
 		Name: m.Name, State: api.Starting, PID: os.Getpid(), Driver: "qemu", Accelerator: "tcg",
 		Note: "/dev/kvm is missing, so the guest runs slowly", DiskUsed: 1234567890, DockerSocket: m.DockerSocket(),
-		Settings: api.Settings{CPUs: *cpus, Memory: *memory, Disk: *disk, Arch: *arch},
+		Settings: settings,
 		Image:    api.Image{Version: "2026.11.1", Digest: "sha256:0123456789abcdef0123", Kernel: "6.12.57-cloud"},
 		Started:  time.Now(),
 	}
 	if *withContext {
 		fm.status.Context = paths.ContextName(m.Name)
+	}
+	if err != nil {
+		var e *api.Error
+		errors.As(err, &e)
+		fm.tell(api.Event{Kind: api.EventError, Error: e})
+		return nil
 	}
 	if code := os.Getenv("FAKE_FAIL"); code != "" {
 		fm.tell(api.Event{Kind: api.EventProgress, Text: "checking the image"})
@@ -115,6 +173,9 @@ func (m *fakeMachine) run() error {
 	log := "level=INFO msg=\"machine starts\"\n"
 	console := "[    0.000000] Linux version 6.12\r\n\x1b]0;evil\x07[    0.1] up\n"
 	if err := errors.Join(os.WriteFile(m.Log(), []byte(log), 0o600), os.WriteFile(m.Console(), []byte(console), 0o600)); err != nil {
+		return err
+	}
+	if err := config.Save(m.Config(), m.status.Settings); err != nil {
 		return err
 	}
 	apiSocket, err := socket.Listen(m.APISocket())
@@ -196,7 +257,36 @@ func (m *fakeMachine) tell(e api.Event) {
 func (m *fakeMachine) Status() api.Status {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.status
+	st := m.status
+	for _, sh := range st.Settings.Shares {
+		shared := api.Shared{Share: sh}
+		if _, err := os.Stat(sh.Path); err != nil {
+			shared.Error = "there is no such directory"
+		}
+		st.Shared = append(st.Shared, shared)
+	}
+	if os.Getenv("FAKE_PORTS") != "" {
+		st.Published = []api.Published{
+			{Protocol: "tcp", Address: st.Settings.Ports.Address, Port: 8080, To: "172.17.0.2:80"},
+			{Protocol: "udp", Address: "::1", Port: 53, To: "172.17.0.2:53", Error: "already in use by named\x1b[2J"},
+		}
+	}
+	return st
+}
+
+// Apply makes s the settings in force, unless the engine is to refuse them.
+func (m *fakeMachine) Apply(_ context.Context, s api.Settings) error {
+	if strings.Contains(string(s.Engine), "refuse-me") {
+		return &api.Error{Code: api.CodeEngine, Message: "the Docker Engine refuses its settings: refuse-me", Hint: "see `coracle logs`"}
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.status.Settings = s
+	return nil
+}
+
+func (m *fakeMachine) Configure(ctx context.Context, ch api.Change) (api.Configuration, error) {
+	return m.file.Configure(ctx, m, ch)
 }
 
 func (m *fakeMachine) Watch(ctx context.Context, f func(api.Event) error) error {

@@ -46,7 +46,7 @@ Machines live in $CORACLE_HOME, else in ~/.coracle (on Windows %LOCALAPPDATA%\Co
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usageError{err: err, hint: "see `" + cmd.CommandPath() + " --help`"}
 	})
-	addGroup(root, "machines", newStart(a), newStop(a), newStatus(a), newList(a), newDelete(a))
+	addGroup(root, "machines", newStart(a), newStop(a), newStatus(a), newList(a), newConfig(a), newDelete(a))
 	addGroup(root, "use", newDocker(a), newEnv(a), newShell(a), newLogs(a))
 	addGroup(root, "about", newDoctor(a), newVersion(a), newCompletion(a))
 	root.SetHelpCommandGroupID("about")

@@ -17,6 +17,7 @@ type startOptions struct {
 	cpus         int
 	memory, disk size
 	arch         string
+	shares       []string // PATH[:ro][:secrets], absolute
 	context      bool
 	trace, json  bool
 }
@@ -28,7 +29,8 @@ func newStart(a *app) *cobra.Command {
 		Short: "Start a machine, making it where there is none",
 		Long: `Start boots a machine and returns when its Docker Engine answers. A machine that does not exist is made.
 
-The settings are kept: the next start needs no flags. CPUs and memory can be changed at each start, the disk can grow.
+The settings are kept: the next start needs no flags, and ` + "`coracle config`" + ` shows and changes them. CPUs and memory can be
+changed at each start, the disk can grow, a share comes to those there are.
 Memory and disk are taken from this computer as they are used, up to the size given.
 
 Starting makes a docker context for the machine and selects it, so that every docker command on this computer means the
@@ -36,6 +38,7 @@ machine from then on; with --context=false nothing of Docker's configuration is 
 left as it is. Interrupting this command does not end the start.`,
 		Example: `  coracle start
   coracle start --cpus 4 --memory 8GiB --disk 100GiB
+  coracle start --share /work --share ~/tools:ro
   coracle start --context=false work
   coracle start --trace`,
 		Args:              between(0, 1),
@@ -47,6 +50,10 @@ left as it is. Interrupting this command does not end the start.`,
 			if cmd.Flags().Changed("arch") && o.arch != "amd64" && o.arch != "arm64" {
 				return usageError{err: fmt.Errorf("invalid argument %q for \"--arch\" flag: want amd64 or arm64", o.arch)}
 			}
+			var err error
+			if o.shares, err = absolute("shares", o.shares); err != nil {
+				return err
+			}
 			return a.start(cmd.Context(), args, o)
 		},
 	}
@@ -55,6 +62,7 @@ left as it is. Interrupting this command does not end the start.`,
 	f.Var(&o.memory, "memory", "memory of the machine, such as 4GiB")
 	f.Var(&o.disk, "disk", "size of the disk with images, containers and volumes, such as 64GiB; it can grow, not shrink")
 	f.StringVar(&o.arch, "arch", "", "architecture of the guest, amd64 or arm64; other than this computer's it is emulated, slowly")
+	f.StringArrayVar(&o.shares, "share", nil, "directory of this computer that containers can mount, PATH or PATH:ro; may be given again")
 	f.BoolVar(&o.context, "context", true, "make and select a docker context for the machine")
 	f.BoolVar(&o.trace, "trace", false, "print when each step of the start began and how long it took")
 	f.BoolVar(&o.json, "json", false, "print events as lines of JSON, the last one with the machine's status")
@@ -80,7 +88,7 @@ func (a *app) start(ctx context.Context, args []string, o startOptions) error {
 	told := false // a script was told the error
 	show := newProgress(a.stderr, a.began)
 	started, err := api.Launch(ctx, api.LaunchOptions{
-		Home: home, Name: m.Name, CPUs: o.cpus, Memory: int64(o.memory), Disk: int64(o.disk), Arch: o.arch, Context: o.context, Since: a.began,
+		Home: home, Name: m.Name, CPUs: o.cpus, Memory: int64(o.memory), Disk: int64(o.disk), Arch: o.arch, Shares: o.shares, Context: o.context, Since: a.began,
 	}, func(e api.Event) error {
 		if e.Step != nil {
 			steps = append(steps, *e.Step)
@@ -95,6 +103,11 @@ func (a *app) start(ctx context.Context, args []string, o startOptions) error {
 	show.end(err)
 	if err != nil {
 		return a.startFailed(ctx, m, err, o.json && !told)
+	}
+	if !started && len(o.shares) > 0 { // a machine that runs takes them too
+		if _, err := api.Configure(ctx, home, m.Name, api.Change{Verb: api.ChangeAdd, Key: "shares", Values: o.shares}); err != nil {
+			return err
+		}
 	}
 	_, _, st, err := a.status(ctx, []string{m.Name})
 	if err != nil {
@@ -146,6 +159,11 @@ func (a *app) started(st api.Status, o startOptions, ours bool) {
 	}
 	if st.Note != "" {
 		a.note(st.Note)
+	}
+	for _, sh := range st.Shared {
+		if sh.Error != "" {
+			a.note(sh.Path + " is not shared: " + oneLine(sh.Error))
+		}
 	}
 	switch {
 	case st.Context == "":

@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"fmt"
+	"net"
+	"strconv"
 	"strings"
 	"time"
 
@@ -70,12 +72,46 @@ func (a *app) statusRows(st api.Status, now time.Time) [][]string {
 		add("socket", st.DockerSocket)
 	}
 	add("context", st.Context)
+	if alive(st) {
+		rows = append(rows, a.hostRows(st)...)
+	}
 	for i, s := range st.Services {
 		key := "services"
 		if i > 0 {
 			key = ""
 		}
 		rows = append(rows, []string{a.stdout.paint(faint, key), service(s)})
+	}
+	return rows
+}
+
+// hostRows tells what the machine has of this computer.
+func (a *app) hostRows(st api.Status) [][]string {
+	var rows [][]string
+	add := func(key string, i int, value, problem string) {
+		if i > 0 {
+			key = ""
+		}
+		if problem != "" {
+			value += ": " + a.stdout.paint(red, oneLine(problem))
+		}
+		rows = append(rows, []string{a.stdout.paint(faint, key), value})
+	}
+	for i, sh := range st.Shared {
+		how := ""
+		switch {
+		case sh.ReadOnly && sh.Secrets:
+			how = " (read-only, with secrets)"
+		case sh.ReadOnly:
+			how = " (read-only)"
+		case sh.Secrets:
+			how = " (with secrets)"
+		}
+		add("shares", i, oneLine(sh.Path)+how, sh.Error)
+	}
+	for i, p := range st.Published {
+		at := net.JoinHostPort(p.Address, strconv.Itoa(int(p.Port)))
+		add("ports", i, oneLine(fmt.Sprintf("%s/%s -> %s", at, p.Protocol, p.To)), p.Error)
 	}
 	return rows
 }
