@@ -181,7 +181,7 @@ func (a *app) configNotes(c api.Configuration) {
 		if c.Machine != paths.DefaultMachine {
 			name = " " + c.Machine
 		}
-		a.note(fmt.Sprintf("%s counts from the next start: run `coracle stop%s && coracle start%s`", oneLine(strings.Join(c.Waiting, ", ")), name, name))
+		a.note(fmt.Sprintf("waiting for the next start: %s; run `coracle stop%s && coracle start%s`", oneLine(strings.Join(c.Waiting, ", ")), name, name))
 	}
 }
 
@@ -241,8 +241,12 @@ func (a *app) configChanged(c api.Configuration, o *configOptions) error {
 
 // absolute makes values that are paths absolute, since only we know where the user is.
 func absolute(key string, values []string) ([]string, error) {
-	share := key == "shares" || key == "share"
-	if !share && !strings.HasPrefix(key, "network.certificate") {
+	one := filepath.Abs
+	switch key {
+	case "shares", "share":
+		one = absoluteShare
+	case "network.certificates", "network.certificate":
+	default:
 		return values, nil
 	}
 	out := slices.Clone(values)
@@ -250,22 +254,22 @@ func absolute(key string, values []string) ([]string, error) {
 		if v == "" || v == "all" {
 			continue
 		}
-		sh := api.Share{Path: v}
 		var err error
-		if share {
-			sh, err = api.ParseShare(v)
-		}
-		if err == nil {
-			sh.Path, err = filepath.Abs(sh.Path)
-		}
-		if err != nil {
-			return nil, usageError{err: fmt.Errorf("invalid value %q for %s: %w", v, key, err), hint: "give it as PATH, PATH:ro, PATH:secrets or PATH:ro:secrets"}
-		}
-		if out[i] = sh.Path; share {
-			out[i] = sh.String()
+		if out[i], err = one(v); err != nil {
+			return nil, usageError{err: fmt.Errorf("invalid value %q for %s: %w", v, key, err), hint: "see `coracle config --help`"}
 		}
 	}
 	return out, nil
+}
+
+// absoluteShare makes the path in PATH[:ro][:secrets] absolute.
+func absoluteShare(text string) (string, error) {
+	sh, err := api.ParseShare(text)
+	if err != nil {
+		return "", err
+	}
+	sh.Path, err = filepath.Abs(sh.Path)
+	return sh.String(), err
 }
 
 // completeSetting completes keys, and values where there is a choice.

@@ -129,6 +129,9 @@ func fakeRun(home string, args []string) error {
 	if settings, err = config.Load(m.Config(), settings); err == nil {
 		settings, err = config.AddShares(settings, shares)
 	}
+	if err == nil && len(shares) > 0 {
+		err = config.Check(settings, file.Host)
+	}
 	settings.CPUs, settings.Memory, settings.Disk = cmp.Or(*cpus, settings.CPUs), cmp.Or(*memory, settings.Memory), cmp.Or(*disk, settings.Disk)
 	settings.Arch = cmp.Or(*arch, settings.Arch)
 	fm := &fakeMachine{Machine: m, file: file, since: time.Unix(0, *since), ended: make(chan struct{}), news: make(chan struct{})}

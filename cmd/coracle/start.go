@@ -50,9 +50,11 @@ left as it is. Interrupting this command does not end the start.`,
 			if cmd.Flags().Changed("arch") && o.arch != "amd64" && o.arch != "arm64" {
 				return usageError{err: fmt.Errorf("invalid argument %q for \"--arch\" flag: want amd64 or arm64", o.arch)}
 			}
-			var err error
-			if o.shares, err = absolute("shares", o.shares); err != nil {
-				return err
+			for i, text := range o.shares {
+				var err error
+				if o.shares[i], err = absoluteShare(text); err != nil {
+					return usageError{err: fmt.Errorf("invalid argument %q for \"--share\" flag: %w", text, err), hint: "give it as PATH, PATH:ro, PATH:secrets or PATH:ro:secrets"}
+				}
 			}
 			return a.start(cmd.Context(), args, o)
 		},

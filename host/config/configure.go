@@ -192,7 +192,7 @@ func (f *File) keep(ctx context.Context, live Live, text []byte, inForce, follow
 	if live != nil && !same(follow, inForce) {
 		if err := live.Apply(ctx, follow); err != nil {
 			st.drop()
-			return fmt.Errorf("apply settings: %w", err)
+			return err
 		}
 	}
 	if write {
