@@ -20,11 +20,13 @@ const (
 	maxPacket  = 1 << 16 // a frame's payload; longer ones are skipped
 	// readAhead takes many small frames in one read; the body of a large one is read straight to where it stays.
 	readAhead = 16 << 10
-	// Of what waits to be written, TCP's data makes its sender wait beyond softQueue bytes, and everything else is dropped
-	// beyond hardQueue: the goroutine that reads the cable never waits, so that two ends cannot wait for each other.
-	softQueue = 1 << 20
-	hardQueue = 4 << 20
-	bulk      = 256 // bytes; TCP's packets beyond it carry data
+	// busy is how much waits to be written before pace holds up who has more.
+	busy = 4 << 20
+	// What waits beyond these is dropped: TCP's packets share their data with its send buffers, which are bounded by
+	// themselves; all others only as far as they do not hold up the former. The stack itself cannot be made to wait: its
+	// workers would spin for whoever waits, while the reader of the cable might be one who does.
+	maxQueueTCP   = 512 << 20
+	maxQueueOther = 16 << 20
 	// maxBatch bounds one write, in packets.
 	maxBatch = 256
 )
@@ -42,7 +44,8 @@ type cable struct {
 	accept func(proto tcpip.NetworkProtocolNumber, packet []byte) bool // whether the stack gets it
 
 	mu         sync.Mutex
-	change     *sync.Cond // queue, bytes or err changed
+	filled     *sync.Cond // there is something in queue, or err: transmit waits for it
+	drained    *sync.Cond // bytes is no longer busy, or err: pace waits for it
 	queue      []*stack.PacketBuffer
 	bytes      int // in queue
 	err        error
@@ -52,7 +55,7 @@ type cable struct {
 
 func newCable(conn net.Conn, mtu int, local tcpip.LinkAddress, accept func(tcpip.NetworkProtocolNumber, []byte) bool) *cable {
 	c := &cable{conn: conn, mtu: uint32(mtu), local: local, accept: accept, remote: header.EthernetBroadcastAddress}
-	c.change = sync.NewCond(&c.mu)
+	c.filled, c.drained = sync.NewCond(&c.mu), sync.NewCond(&c.mu)
 	return c
 }
 
@@ -124,22 +127,31 @@ func (c *cable) WritePackets(list stack.PacketBufferList) (int, tcpip.Error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for i, pkt := range list.AsSlice() {
-		if pkt.TransportProtocolNumber == header.TCPProtocolNumber && pkt.Size() > bulk {
-			for c.bytes > softQueue && c.err == nil {
-				c.change.Wait()
-			}
+		limit := maxQueueOther
+		if pkt.TransportProtocolNumber == header.TCPProtocolNumber {
+			limit = maxQueueTCP
 		}
 		if c.err != nil {
 			return i, &tcpip.ErrClosedForSend{}
 		}
-		if c.bytes > hardQueue {
+		if c.bytes > limit {
 			return i, &tcpip.ErrNoBufferSpace{}
 		}
 		c.queue = append(c.queue, pkt.IncRef())
 		c.bytes += pkt.Size()
 	}
-	c.change.Broadcast()
+	c.filled.Signal()
 	return list.Len(), nil
+}
+
+// pace waits while the cable is busy. Who asks it before each write keeps what many connections send at once from waiting in
+// the cable for longer than TCP waits for answers.
+func (c *cable) pace() {
+	c.mu.Lock()
+	for c.bytes > busy && c.err == nil {
+		c.drained.Wait()
+	}
+	c.mu.Unlock()
 }
 
 // transmit writes what WritePackets left until the stream fails or stop is called, as many packets at once as there are.
@@ -149,7 +161,7 @@ func (c *cable) transmit() {
 	for {
 		c.mu.Lock()
 		for len(c.queue) == 0 && c.err == nil {
-			c.change.Wait()
+			c.filled.Wait()
 		}
 		if c.err != nil {
 			left := c.queue
@@ -166,7 +178,9 @@ func (c *cable) transmit() {
 			slices = append(slices, pkt.AsSlices()...)
 			c.bytes -= pkt.Size()
 		}
-		c.change.Broadcast()
+		if c.bytes < busy/2 {
+			c.drained.Broadcast()
+		}
 		c.mu.Unlock()
 		todo := slices // WriteTo consumes what it is called on
 		_, err := todo.WriteTo(c.conn)
@@ -183,13 +197,14 @@ func release(packets []*stack.PacketBuffer) {
 	}
 }
 
-// stop ends transmit and every WritePackets that waits, and closes the stream, which ends receive.
+// stop ends transmit, and closes the stream, which ends receive.
 func (c *cable) stop(err error) {
 	c.mu.Lock()
 	if c.err == nil {
 		c.err = err
 	}
-	c.change.Broadcast()
+	c.filled.Signal()
+	c.drained.Broadcast()
 	c.mu.Unlock()
 	c.conn.Close()
 }

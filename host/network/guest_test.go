@@ -102,6 +102,9 @@ func newGuest(t testing.TB, cfg Config) *guest {
 	if err := g.stack.CreateNIC(nicID, g.cable); err != nil {
 		t.Fatal(err)
 	}
+	// As much as Linux sends of a connection before it hears anything.
+	send := tcpip.TCPSendBufferSizeRangeOption{Min: tcp.MinBufferSize, Default: 128 << 10, Max: largeWindow}
+	g.stack.SetTransportProtocolOption(tcp.ProtocolNumber, &send)
 	own := tcpip.ProtocolAddress{Protocol: ipv4.ProtocolNumber, AddressWithPrefix: address(n.addr.guest).WithPrefix()}
 	if err := g.stack.AddProtocolAddress(nicID, own, stack.AddressProperties{}); err != nil {
 		t.Fatal(err)

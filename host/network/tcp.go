@@ -86,7 +86,7 @@ func (s *segment) dial(ctx context.Context, to netip.AddrPort) (*net.TCPConn, er
 // admit ends the handshake with the guest; it returns nil where the guest has left meanwhile. A small connection is one that
 // never buffers more than smallWindow each way.
 func (s *segment) admit(r *tcp.ForwarderRequest, small bool) *guestConn {
-	g := &guestConn{small: small}
+	g := &guestConn{cable: s.cable, small: small}
 	ep, err := r.CreateEndpoint(&g.queue)
 	r.Complete(false)
 	if err != nil {
@@ -103,6 +103,7 @@ func (s *segment) admit(r *tcp.ForwarderRequest, small bool) *guestConn {
 type guestConn struct {
 	queue waiter.Queue
 	ep    tcpip.Endpoint
+	cable *cable
 	small bool
 }
 
@@ -144,6 +145,7 @@ func (g *guestConn) Write(p []byte) (int, error) {
 	var ready chan struct{}
 	r := bytes.NewReader(p)
 	for r.Len() > 0 {
+		g.cable.pace()
 		_, err := g.ep.Write(r, tcpip.WriteOptions{})
 		switch err.(type) {
 		case nil:
