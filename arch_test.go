@@ -40,7 +40,7 @@ var arrows = map[string][]string{
 	"guest/net":           {"guest/api"},
 	"guest/clock":         {"guest/api"},
 	"guest/share":         {"guest/api"},
-	"guest/watch":         {"guest/api"},
+	"guest/watch":         {"guest/api", "guest/relay"},
 	"guest/agent":         {"guest/*"},
 	"host/api":            {"host/socket", "host/paths", "guest/api"},
 	"host/server":         {"host/api"},

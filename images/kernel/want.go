@@ -73,7 +73,7 @@ var wanted = []want{
 	{class: Demand, names: "sch_ingress sch_htb sch_tbf sch_netem sch_fq sch_prio sch_sfq cls_u32 cls_fw cls_bpf cls_matchall cls_flower " +
 		"act_mirred act_police act_gact act_bpf", why: "traffic control: bandwidth limits of Kubernetes, chaos tests"},
 	{class: Demand, names: "tls sctp tcp_bbr", why: "kernel TLS, SCTP ports (which Docker can publish), the congestion control that servers set"},
-	{class: Demand, names: "inet_diag tcp_diag udp_diag raw_diag unix_diag netlink_diag af_packet_diag vsock_diag", why: "ss in a container or in the VM"},
+	{class: Demand, names: "inet_diag tcp_diag udp_diag raw_diag unix_diag netlink_diag af_packet_diag vsock_diag", why: "ss in a container or in the VM; guest/watch asks what listens"},
 	{class: Demand, names: "hv_sock", why: "vsock where the host is Hyper-V"},
 	{class: Demand, names: "vsock_loopback", why: "vsock within the guest, for tests of vsock programs"},
 	{class: Demand, names: "loop squashfs isofs vfat nls_cp437 nls_ascii nls_utf8 nls_iso8859_1", why: "disk images that privileged containers mount"},

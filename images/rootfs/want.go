@@ -58,6 +58,7 @@ var links = map[string]string{
 	"usr/sbin/ip6tables-save":    "xtables-nft-multi",
 	"usr/sbin/ip6tables-restore": "xtables-nft-multi",
 	"usr/sbin/ip6tables-nft":     "xtables-nft-multi",
+	"usr/bin/docker-proxy":       "../lib/coracle/coracle-guest",
 	"usr/sbin/modprobe":          "../lib/coracle/coracle-guest",
 	"usr/sbin/init":              "../lib/coracle/coracle-guest",
 	"usr/bin/unxz":               "xz",
