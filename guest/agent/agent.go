@@ -1,20 +1,20 @@
 //go:build linux
 
 // Package agent is the guest's main: it runs guest/boot's steps side by side as their needs are met, starts the engine, tells
-// the host what happens, serves guest/api and the Docker and shell streams on vsock to the host alone, applies the Spec, and
-// ends the machine in order. All other guest rooms hang on it and on nothing else.
+// the host what happens, serves guest/api and the streams for Docker, shells, published ports and file events on vsock to the
+// host alone, carries ssh to the user's agent, applies the Spec, and ends the machine in order. All other guest rooms hang on it and on nothing else.
 //
 // It is PID 1: Main never returns, and what fails leaves the agent answering, so that the host learns why and a shell can
 // look.
 package agent
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -23,7 +23,6 @@ import (
 	"github.com/coracle-engine/coracle/guest/boot"
 	"github.com/coracle-engine/coracle/guest/clock"
 	"github.com/coracle-engine/coracle/guest/engine"
-	"github.com/coracle-engine/coracle/guest/net"
 	"github.com/coracle-engine/coracle/guest/service"
 )
 
@@ -35,17 +34,25 @@ type agent struct {
 	rooted chan struct{} // closed when the root is the image's
 	failed chan struct{} // closed when the guest cannot do its work
 	once   struct{ off, failed sync.Once }
+	notes  struct {
+		sync.Mutex
+		refused []string // parts of the boot's Spec that are not in force
+	}
 
-	// The parts of a Spec, each with its own way into force.
-	setHostname func(string) error
-	setNetwork  func(api.Network) error
-	setDaemon   func([]byte) (changed bool, err error)
+	publisher api.Publisher // hears what became of ports
 
-	mu      sync.Mutex // held while a Spec comes into force
-	applied api.Spec   // the latest that did
+	mu    sync.Mutex // held while a Spec comes into force
+	check func(api.Spec) error
+	parts []part
 
 	engine chan struct{}  // closed when group is set
 	group  *service.Group // the engine's services
+}
+
+// part is one part of a Spec, with its way into force. What is in force already costs nothing.
+type part struct {
+	name  string
+	apply func(ctx context.Context, spec api.Spec) error
 }
 
 var _ api.Agent = (*agent)(nil)
@@ -60,7 +67,8 @@ func (a *agent) Hello() api.Hello {
 	return api.Hello{Version: api.Version, Image: boot.ImageVersion(), Kernel: boot.Kernel(), BootID: strings.TrimSpace(string(id))}
 }
 
-// Apply implements api.Agent. Specs come into force one after another; each part only where it differs from what is.
+// Apply implements api.Agent. Specs come into force one after another, and their parts in order: what cannot be at all is
+// refused before anything is done, and what needs the engine started anew comes last, when nothing else can fail any more.
 func (a *agent) Apply(ctx context.Context, spec api.Spec) error {
 	select {
 	case <-a.engine:
@@ -69,27 +77,35 @@ func (a *agent) Apply(ctx context.Context, spec api.Spec) error {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	changed, err := a.setDaemon(spec.Daemon) // first: it refuses before anything is done
-	if err != nil {
-		return fmt.Errorf("apply daemon keys: %w", err)
+	if err := a.check(spec); err != nil {
+		return err
 	}
-	if spec.Hostname != a.applied.Hostname {
-		if err := a.setHostname(spec.Hostname); err != nil {
-			return fmt.Errorf("apply host name: %w", err)
+	for _, p := range a.parts {
+		if err := p.apply(ctx, spec); err != nil {
+			return fmt.Errorf("apply %s: %w", p.name, err)
 		}
-	}
-	if err := a.setNetwork(spec.Network); err != nil {
-		return fmt.Errorf("apply network: %w", err)
-	}
-	a.applied = spec
-	if !changed {
-		return nil
-	}
-	a.log.Info("daemon keys changed: restarting dockerd")
-	if err := a.group.Restart(ctx, engine.Dockerd); err != nil {
-		return fmt.Errorf("restart docker with new daemon keys: %w", err)
+		a.recovered(p.name)
 	}
 	return nil
+}
+
+// refused tells that a part of the boot's Spec is not in force; the guest works without it.
+func (a *agent) refused(part string, err error) {
+	a.log.Error("the guest goes without a part of its settings", "part", part, "err", err)
+	a.notes.Lock()
+	defer a.notes.Unlock()
+	a.notes.refused = append(a.notes.refused, part)
+	a.events.add(api.Event{Kind: api.EventService, Name: part, State: api.ServiceFailed, Detail: err.Error()})
+}
+
+// recovered takes back what refused told.
+func (a *agent) recovered(part string) {
+	a.notes.Lock()
+	defer a.notes.Unlock()
+	if i := slices.Index(a.notes.refused, part); i >= 0 {
+		a.notes.refused = slices.Delete(a.notes.refused, i, i+1)
+		a.events.add(api.Event{Kind: api.EventService, Name: part, State: api.ServiceReady})
+	}
 }
 
 // Watch implements api.Agent.
@@ -101,7 +117,7 @@ func (a *agent) Watch(ctx context.Context, f func(api.Event) error) error {
 func (a *agent) SetTime(now time.Time) error { return clock.Set(now) }
 
 // Published implements api.Publisher.
-func (a *agent) Published([]api.Publication) {}
+func (a *agent) Published(list []api.Publication) { a.publisher.Published(list) }
 
 // Shutdown implements api.Agent.
 func (a *agent) Shutdown() { a.once.off.Do(func() { close(a.off) }) }
@@ -141,11 +157,9 @@ func (a *agent) report() service.Report {
 	}
 }
 
-// engineIs says that spec, the boot's, is in force or on its way, and which group runs the engine. It is called once.
-func (a *agent) engineIs(spec api.Spec, group *service.Group) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.applied, a.group = spec, group
+// engineIs says which group runs the engine. It is called once.
+func (a *agent) engineIs(group *service.Group) {
+	a.group = group
 	close(a.engine)
 }
 
@@ -161,12 +175,10 @@ func (a *agent) engineReady(ctx context.Context) error {
 	}
 }
 
-// newAgent makes the agent of a real guest.
+// newAgent makes an agent that has no parts yet.
 func newAgent(log *slog.Logger) *agent {
 	return &agent{
 		log: log, events: newEvents(clock.Up, log), off: make(chan struct{}),
 		engine: make(chan struct{}), rooted: make(chan struct{}), failed: make(chan struct{}),
-		setHostname: net.SetHostname, setNetwork: net.Apply,
-		setDaemon: func(extra []byte) (bool, error) { return engine.SetDaemon(bytes.TrimSpace(extra)) },
 	}
 }

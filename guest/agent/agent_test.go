@@ -220,6 +220,33 @@ func TestEvents(t *testing.T) {
 	}
 }
 
+// TestEventsForwards has many sets of forwards pass: who watches later hears of the newest alone.
+func TestEventsForwards(t *testing.T) {
+	v := newEvents(func() time.Duration { return 1 }, quiet)
+	v.add(api.Event{Kind: api.EventReady})
+	for i := range 3 * maxEvents {
+		v.add(api.Event{Kind: api.EventForwards, Forwards: []api.Forward{{ID: uint64(i)}}})
+	}
+	var got []string
+	enough := errors.New("enough")
+	err := v.watch(t.Context(), func(e api.Event) error {
+		got = append(got, e.Kind)
+		switch len(got) {
+		case 2:
+			if want := uint64(3*maxEvents - 1); e.Forwards[0].ID != want {
+				t.Errorf("heard of set %d: want %d", e.Forwards[0].ID, want)
+			}
+			v.add(api.Event{Kind: api.EventForwards})
+		case 3:
+			return enough
+		}
+		return nil
+	})
+	if diff := cmp.Diff([]string{api.EventReady, api.EventForwards, api.EventForwards}, got); diff != "" || !errors.Is(err, enough) {
+		t.Errorf("%v %s", err, diff)
+	}
+}
+
 func TestDockerPort(t *testing.T) {
 	docker := listen(t)
 	go func() {
@@ -237,7 +264,7 @@ func TestDockerPort(t *testing.T) {
 	serve := func(t *testing.T, d *dockerPort) *net.UnixConn {
 		port := listen(t)
 		done := make(chan error, 1)
-		go func() { done <- streams(t.Context(), port, d.serve) }()
+		go func() { done <- streams(t.Context(), port, maxStreams, d.serve) }()
 		t.Cleanup(func() { port.Close(); <-done })
 		return dial(t, port)
 	}
@@ -291,23 +318,25 @@ func TestDockerPort(t *testing.T) {
 
 func TestApply(t *testing.T) {
 	var did []string
-	daemon := "{}"
 	a := newAgent(quiet)
-	a.setHostname = func(s string) error { did = append(did, "hostname "+s); return nil }
-	a.setNetwork = func(n api.Network) error {
-		if n.Address == "bad" {
-			return errors.New("bad address")
+	does := func(name string, value func(api.Spec) string) part {
+		return part{name, func(_ context.Context, s api.Spec) error {
+			if value(s) == "bad" {
+				return errors.New("bad " + name)
+			}
+			did = append(did, name)
+			return nil
+		}}
+	}
+	a.check = func(s api.Spec) error {
+		if s.Daemon != nil {
+			return errors.New("own key")
 		}
-		did = append(did, "network "+n.Address)
 		return nil
 	}
-	a.setDaemon = func(extra []byte) (bool, error) {
-		if strings.Contains(string(extra), "hosts") {
-			return false, errors.New("own key")
-		}
-		changed := string(extra) != daemon
-		daemon = string(extra)
-		return changed, nil
+	a.parts = []part{
+		does("host name", func(s api.Spec) string { return s.Hostname }), does("network", func(s api.Spec) string { return s.Network.Address }),
+		does("last", func(api.Spec) string { return "" }),
 	}
 	dockerd := &fakeDockerd{}
 	group, err := service.NewGroup(a.report(), service.DefaultPause, service.Unit{Service: dockerd})
@@ -328,38 +357,42 @@ func TestApply(t *testing.T) {
 		t.Errorf("engineReady() before the engine = %v", err)
 	}
 	wg.Go(func() { group.Run(ctx) })
-	a.engineIs(api.Spec{Hostname: "h", Daemon: []byte("{}")}, group)
+	a.engineIs(group)
 	if err := a.engineReady(ctx); err != nil {
 		t.Fatal(err)
 	}
 
+	a.refused("network", errors.New("no card"))
 	for _, c := range []struct {
 		name string
 		spec api.Spec
 		want []string
-		runs int
 		err  string
 	}{
-		{"as booted", api.Spec{Hostname: "h", Daemon: []byte("{}")}, []string{"network "}, 1, ""},
-		{"hostname and network", api.Spec{Hostname: "x", Daemon: []byte("{}"), Network: api.Network{Address: "a"}}, []string{"hostname x", "network a"}, 1, ""},
-		{"daemon", api.Spec{Hostname: "x", Daemon: []byte(`{"debug":true}`)}, []string{"network "}, 2, ""},
-		{"again", api.Spec{Hostname: "x", Daemon: []byte(`{"debug":true}`)}, []string{"network "}, 2, ""},
-		{"refused before anything is done", api.Spec{Hostname: "y", Daemon: []byte(`{"hosts":[]}`)}, nil, 2, "own key"},
-		{"bad network", api.Spec{Hostname: "x", Daemon: []byte(`{"debug":true}`), Network: api.Network{Address: "bad"}}, nil, 2, "bad address"},
+		{"refused before anything is done", api.Spec{Daemon: []byte(`{"hosts":[]}`)}, nil, "own key"},
+		{"a part fails", api.Spec{Network: api.Network{Address: "bad"}}, []string{"host name"}, "bad network"},
+		{"all", api.Spec{}, []string{"host name", "network", "last"}, ""},
 	} {
 		did = nil
 		err := a.Apply(ctx, c.spec)
 		if (c.err == "") != (err == nil) || err != nil && !strings.Contains(err.Error(), c.err) {
 			t.Errorf("%s: Apply() = %v", c.name, err)
 		}
-		if diff := cmp.Diff(c.want, did); diff != "" || dockerd.count() != c.runs {
-			t.Errorf("%s: dockerd ran %d times, want %d; %s", c.name, dockerd.count(), c.runs, diff)
+		if diff := cmp.Diff(c.want, did); diff != "" {
+			t.Errorf("%s: %s", c.name, diff)
 		}
 	}
+	if err := group.Restart(ctx, engine.Dockerd); err != nil {
+		t.Fatal(err)
+	}
 
+	var network []string
 	ready := 0
 	enough := errors.New("enough")
 	_ = a.Watch(ctx, func(e api.Event) error {
+		if e.Name == "network" {
+			network = append(network, e.State)
+		}
 		if e.Kind == api.EventReady {
 			ready++
 		}
@@ -368,27 +401,19 @@ func TestApply(t *testing.T) {
 		}
 		return nil
 	})
+	if diff := cmp.Diff([]string{api.ServiceFailed, api.ServiceReady}, network); diff != "" {
+		t.Errorf("a part that was refused and then came into force: %s", diff)
+	}
 	a.Shutdown()
 	a.Shutdown() // twice does no harm
 	<-a.off
 }
 
-type fakeDockerd struct {
-	mu   sync.Mutex
-	runs int
-}
+type fakeDockerd struct{}
 
 func (f *fakeDockerd) Name() string { return engine.Dockerd }
-func (f *fakeDockerd) count() int {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.runs
-}
 
 func (f *fakeDockerd) Run(ctx context.Context, ready func()) error {
-	f.mu.Lock()
-	f.runs++
-	f.mu.Unlock()
 	ready()
 	<-ctx.Done()
 	return nil

@@ -23,6 +23,9 @@ type events struct {
 	past  []api.Event
 	first int           // how many were dropped before past
 	more  chan struct{} // closed and replaced with each event
+
+	forwards    api.Event // the newest of its kind: those before it count no more
+	forwardsAre int       // how many there were
 }
 
 func newEvents(clock func() time.Duration, log *slog.Logger) *events {
@@ -39,14 +42,21 @@ func (v *events) add(e api.Event) {
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	defer func() {
+		close(v.more)
+		v.more = make(chan struct{})
+	}()
+	if e.Kind == api.EventForwards {
+		v.forwards = e
+		v.forwardsAre++
+		return
+	}
 	v.past = append(v.past, e)
 	if len(v.past) > maxEvents {
 		half := len(v.past) / 2
 		v.past = append(v.past[:0:0], v.past[half:]...)
 		v.first += half
 	}
-	close(v.more)
-	v.more = make(chan struct{})
 }
 
 // step begins a step of the boot; the function that it returns ends it.
@@ -55,12 +65,17 @@ func (v *events) step(name string) func() {
 	return func() { v.add(api.Event{Kind: api.EventStep, Name: name, Start: start}) }
 }
 
-// watch calls f with all events kept and then with each new one, until ctx ends or f fails.
+// watch calls f with all events kept, of EventForwards the newest, and then with each new one, until ctx ends or f fails.
 func (v *events) watch(ctx context.Context, f func(api.Event) error) error {
-	for next := 0; ; {
+	for next, forwards := 0, 0; ; {
 		v.mu.Lock()
 		next = max(next, v.first)
 		fresh := append([]api.Event(nil), v.past[next-v.first:]...)
+		next += len(fresh)
+		if v.forwardsAre > forwards {
+			forwards = v.forwardsAre
+			fresh = append(fresh, v.forwards)
+		}
 		more := v.more
 		v.mu.Unlock()
 		for _, e := range fresh {
@@ -68,7 +83,6 @@ func (v *events) watch(ctx context.Context, f func(api.Event) error) error {
 				return err
 			}
 		}
-		next += len(fresh)
 		if len(fresh) > 0 {
 			continue
 		}

@@ -96,15 +96,15 @@ func (g *gate) Accept() (net.Conn, error) {
 	}
 }
 
-// streams serves each connection of l with serve, in a goroutine of its own, until ctx ends or l does. It returns when all
-// have ended. serve closes its connection, and ends when ctx does.
-func streams(ctx context.Context, l net.Listener, serve func(context.Context, net.Conn)) error {
+// streams serves each connection of l with serve, in a goroutine of its own and at most limit at once, until ctx ends or l
+// does. It returns when all have ended. serve closes its connection, and ends when ctx does.
+func streams(ctx context.Context, l net.Listener, limit int, serve func(context.Context, net.Conn)) error {
 	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer cancel()
 	defer context.AfterFunc(ctx, func() { l.Close() })()
-	slots := make(chan struct{}, maxStreams)
+	slots := make(chan struct{}, limit)
 	for {
 		conn, err := l.Accept()
 		if err != nil {

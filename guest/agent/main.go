@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	gonet "net"
 	"os"
 	"os/signal"
 	"slices"
@@ -20,6 +21,7 @@ import (
 	"github.com/coracle-engine/coracle/guest/engine"
 	"github.com/coracle-engine/coracle/guest/net"
 	"github.com/coracle-engine/coracle/guest/service"
+	"github.com/coracle-engine/coracle/guest/share"
 	"golang.org/x/sys/unix"
 )
 
@@ -36,7 +38,11 @@ type guest struct {
 	uevents *boot.Uevents
 	loader  *boot.Loader
 	boot    *api.Boot
-	ports   *service.Group
+	ports   *service.Group // what the host dials
+	shares  *share.Shares
+	docker  *engine.Engine
+	ssh     *sshAgent
+	shared  chan struct{} // closed when the shares are there, or cannot be
 }
 
 // Main is PID 1. It never returns.
@@ -50,7 +56,7 @@ func Main() {
 
 	g := &guest{
 		agent: newAgent(log), console: console, reaper: service.NewReaper(),
-		loader: boot.NewLoader(boot.Insert, 4),
+		loader: boot.NewLoader(boot.Insert, 4), shared: make(chan struct{}),
 	}
 	g.agent.events.add(api.Event{Kind: api.EventStep, Name: "kernel", End: began})
 	err := g.begin()
@@ -88,8 +94,50 @@ func (g *guest) begin() error {
 	if g.uevents, err = boot.ListenUevents(); err != nil {
 		return err
 	}
+	g.compose()
 	g.ports, err = g.openPorts()
 	return err
+}
+
+// compose makes the rooms of the guest, and says how each part of a Spec comes into force there.
+func (g *guest) compose() {
+	a := g.agent
+	g.shares = share.New(a.log, g.uevents.Changed)
+	g.ssh = &sshAgent{path: api.SSHAgentSocket, log: a.log, dial: func(ctx context.Context) (gonet.Conn, error) {
+		return dialHost(ctx, api.PortSSH, g.boot.Secret)
+	}}
+	g.docker = engine.New(engine.Config{
+		Reaper: g.reaper, Step: a.events.step, Refused: func(err error) { a.refused(engine.Settings, err) },
+		Output: func(source string) io.Writer { return g.console.Writer(source) },
+		Before: func(ctx context.Context) error { return await(ctx, g.shared) },
+		Ready:  a.engineReady,
+		Restart: func(ctx context.Context) error {
+			return a.group.Restart(ctx, engine.Dockerd)
+		},
+	})
+	a.check = g.docker.Check
+	a.parts = []part{
+		{"host name", func(_ context.Context, s api.Spec) error { return net.SetHostname(s.Hostname) }},
+		{"network", func(_ context.Context, s api.Spec) error { return net.Apply(s.Network) }},
+		{sharing, func(ctx context.Context, s api.Spec) error { return g.shares.Apply(ctx, s.Shares) }},
+		{sshSocket, func(_ context.Context, s api.Spec) error { return g.ssh.set(s.SSHAgent) }},
+		{engine.Settings, g.docker.Apply},
+	}
+}
+
+// Names of parts, where the boot does not go by the agent's list.
+const (
+	sharing   = "shared directories"
+	sshSocket = "ssh agent"
+)
+
+func await(ctx context.Context, done <-chan struct{}) error {
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 // run is the machine's life: boot, wait for the end to be asked for, end.
@@ -142,6 +190,7 @@ func (g *guest) start(ctx, agentCtx context.Context, rest *sync.WaitGroup) error
 	defer wg.Wait()
 	wg.Go(func() { g.modules(ctx, index) })
 	wg.Go(func() { g.network(ctx, index) })
+	wg.Go(func() { g.share(ctx, index) })
 	if err := boot.Tune(); err != nil {
 		g.agent.log.Warn("some settings of the kernel stay as they are", "err", err)
 	}
@@ -209,6 +258,24 @@ func (g *guest) network(ctx context.Context, index *boot.Index) {
 	}
 }
 
+// share brings the host's directories in, which containers must not start without, and the socket of the user's ssh agent.
+// What cannot be had is told: a machine without it is of more use than none.
+func (g *guest) share(ctx context.Context, index *boot.Index) {
+	defer close(g.shared)
+	spec := g.boot.Spec
+	if err := g.ssh.set(spec.SSHAgent); err != nil {
+		g.agent.refused(sshSocket, err)
+	}
+	if len(spec.Shares) == 0 {
+		return
+	}
+	defer g.agent.events.step(sharing)()
+	err := g.loader.Load(ctx, index, "virtiofs")
+	if err = errors.Join(err, g.shares.Apply(ctx, spec.Shares)); err != nil && ctx.Err() == nil {
+		g.agent.refused(sharing, err)
+	}
+}
+
 func (g *guest) data(ctx context.Context) error {
 	defer g.agent.events.step("data disk")()
 	find, cancel := context.WithTimeout(ctx, diskTime)
@@ -235,21 +302,14 @@ func (g *guest) data(ctx context.Context) error {
 
 // engine runs containerd and dockerd until ctx ends.
 func (g *guest) engine(ctx context.Context, index *boot.Index) error {
-	if _, err := g.agent.setDaemon(g.boot.Spec.Daemon); err != nil {
+	if err := g.docker.Prepare(g.boot.Spec); err != nil {
 		return err
 	}
-	units, err := engine.Units(engine.Config{
-		Reaper: g.reaper, Step: g.agent.events.step,
-		Output: func(source string) io.Writer { return g.console.Writer(source) },
-	})
+	group, err := service.NewGroup(g.agent.report(), service.DefaultPause, g.docker.Units()...)
 	if err != nil {
 		return err
 	}
-	group, err := service.NewGroup(g.agent.report(), service.DefaultPause, units...)
-	if err != nil {
-		return err
-	}
-	g.agent.engineIs(g.boot.Spec, group)
+	g.agent.engineIs(group)
 	var wg sync.WaitGroup
 	wg.Go(func() { g.late(ctx, index) })
 	group.Run(ctx)
@@ -272,6 +332,7 @@ func (g *guest) late(ctx context.Context, index *boot.Index) {
 // leave ends what is left after the services, and lets go of the data disk.
 func (g *guest) leave() {
 	defer g.agent.events.step("leave")()
+	_ = g.ssh.set(false)
 	for _, round := range []struct {
 		signal unix.Signal
 		wait   time.Duration

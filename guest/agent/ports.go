@@ -61,7 +61,7 @@ func (g *guest) openPorts() (*service.Group, error) {
 	docker := &dockerPort{ready: g.agent.engineReady, socket: engine.Socket, log: log}
 	shell := &shellPort{reaper: g.reaper, home: "/root", log: log}
 	serve := func(f func(context.Context, gonet.Conn)) func(context.Context, gonet.Listener) error {
-		return func(ctx context.Context, l gonet.Listener) error { return streams(ctx, l, f) }
+		return func(ctx context.Context, l gonet.Listener) error { return streams(ctx, l, maxStreams, f) }
 	}
 	report := func(name, state, detail string) {
 		if state == api.ServiceFailed {
@@ -72,6 +72,7 @@ func (g *guest) openPorts() (*service.Group, error) {
 		service.Unit{Service: &port{"agent", listen(api.PortAgent), serveAPI(g.agent, log)}},
 		service.Unit{Service: &port{"docker", listen(api.PortDocker), serve(docker.serve)}},
 		service.Unit{Service: &port{"shell", listen(api.PortShell), serve(shell.serve)}},
+		service.Unit{Service: &port{"file events", listen(api.PortReplay), serve(g.shares.Serve)}},
 	)
 }
 
@@ -107,10 +108,22 @@ func (g *guest) knock(ctx context.Context) {
 }
 
 func knockOnce(ctx context.Context, secret []byte) error {
-	conn, err := vsock.DialContext(ctx, api.HostCID, api.PortKnock, nil)
+	conn, err := dialHost(ctx, api.PortKnock, secret)
 	if err != nil {
 		return err
 	}
-	defer conn.Close()
-	return api.Greet(conn, secret)
+	return conn.Close()
+}
+
+// dialHost opens a greeted stream to a port of the host.
+func dialHost(ctx context.Context, port uint32, secret []byte) (gonet.Conn, error) {
+	conn, err := vsock.DialContext(ctx, api.HostCID, port, nil)
+	if err != nil {
+		return nil, err
+	}
+	if err := api.Greet(conn, secret); err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return conn, nil
 }

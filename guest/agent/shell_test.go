@@ -31,7 +31,7 @@ func openShell(t *testing.T, req api.ShellRequest) client {
 	l := listen(t)
 	p := &shellPort{reaper: reaper, home: t.TempDir(), log: quiet}
 	done := make(chan error, 1)
-	go func() { done <- streams(t.Context(), l, p.serve) }()
+	go func() { done <- streams(t.Context(), l, maxStreams, p.serve) }()
 	t.Cleanup(func() { l.Close(); <-done })
 	c := client{t, dial(t, l)}
 	body, err := json.Marshal(req)
@@ -182,7 +182,7 @@ func TestShellRefuses(t *testing.T) {
 			l := listen(t)
 			p := &shellPort{reaper: reaper, home: "/", log: quiet}
 			done := make(chan error, 1)
-			go func() { done <- streams(t.Context(), l, p.serve) }()
+			go func() { done <- streams(t.Context(), l, maxStreams, p.serve) }()
 			c := client{t, dial(t, l)}
 			c.send(first.t, first.payload)
 			if _, _, last, end := c.rest(); last != api.FrameError || !strings.Contains(end, "shell request") {

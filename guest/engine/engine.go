@@ -1,20 +1,19 @@
 //go:build linux
 
 // Package engine is the real Docker Engine as two services: containerd and dockerd, unmodified, configured for a guest whose
-// root is read-only and whose data is one disk. It writes their configuration, says what they need, and finds out that the
-// API answers. guest/service runs them, guest/agent composes the two and relays the API's socket.
+// root is read-only and whose data is one disk. It writes their configuration and brings a new one into force without losing
+// containers, says whom they trust, and finds out that the API answers. guest/service runs them, guest/agent composes the two
+// and relays the API's socket.
 package engine
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
-	"net"
-	"net/http"
-	"os"
 	"path/filepath"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/coracle-engine/coracle/guest/api"
@@ -27,6 +26,9 @@ const (
 	Dockerd    = "dockerd"
 )
 
+// Settings is the name under which settings that are not in force are told of.
+const Settings = "engine settings"
+
 // Socket is where dockerd's API answers.
 const Socket = "/run/docker.sock"
 
@@ -35,6 +37,9 @@ const (
 	containerdConfig = "/run/containerd-etc/config.toml"
 	daemonConfig     = "/run/docker-etc/daemon.json"
 	notifyDir        = "/run/notify"
+	dockerdPath      = "/usr/bin/dockerd"
+	caBundle         = "/etc/ssl/certs/ca-certificates.crt"
+	caJoined         = "/run/coracle/ca-certificates.crt"
 )
 
 // environment is what both run with, and all that they run.
@@ -45,41 +50,123 @@ var environment = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "
 // for more. What comes after it (containerd's end, the file systems') has the rest of the time that the host gives.
 const stopGrace = api.ShutdownTime - 30*time.Second
 
-// Config is what Units needs from the outside.
+// Config is what an Engine needs from the outside.
 type Config struct {
 	Reaper *service.Reaper
 	Output func(source string) io.Writer
 	// Step is called when a step of the start begins, and the function that it returns when it ends.
 	Step func(name string) (end func())
+	// Refused is called when a part of the first Spec is not in force, and the engine starts without it.
+	Refused func(why error)
+	// Before returns when dockerd may start: it starts containers by itself. May be nil.
+	Before func(ctx context.Context) error
+	// Ready returns when dockerd answers. May be nil.
+	Ready func(ctx context.Context) error
+	// Restart ends dockerd's service and returns when it is ready again.
+	Restart func(ctx context.Context) error
 }
 
-// Units returns containerd and dockerd. They start side by side: dockerd waits for containerd's socket by itself, and its
-// own start is the longer one. When they stop, containerd outlives dockerd, which needs it to stop containers.
-func Units(c Config) ([]service.Unit, error) {
-	if err := os.MkdirAll(filepath.Dir(containerdConfig), 0o755); err != nil {
-		return nil, err
-	}
-	if err := os.WriteFile(containerdConfig, []byte(containerdTOML), 0o644); err != nil {
-		return nil, err
-	}
-	containerd := &service.Process{
-		Label: Containerd, Path: "/usr/bin/containerd", Args: []string{"--config", containerdConfig}, Env: environment,
-		OOMScore: -999, Grace: 10 * time.Second, Output: c.Output(Containerd), Reaper: c.Reaper,
-		Notify: filepath.Join(notifyDir, Containerd),
-	}
-	dockerd := &service.Process{
-		Label: Dockerd, Path: "/usr/bin/dockerd", Args: []string{"--config-file", daemonConfig}, Env: environment,
+// Engine is containerd and dockerd with their settings.
+type Engine struct {
+	c       Config
+	dockerd *service.Process
+	said    *said
+	file    file
+	trust   trust
+	daemon  daemon // what Apply drives: dockerd
+
+	first    atomic.Bool // dockerd has not been ready yet
+	applying atomic.Bool // dockerd ends to be started again
+
+	mu       sync.Mutex // held while settings change
+	rejected settings   // those of the first Spec that are not in force
+}
+
+// New returns the engine that c makes. It starts with Units.
+func New(c Config) *Engine {
+	e := &Engine{c: c, said: &said{to: c.Output(Dockerd)}, file: file{path: daemonConfig}, trust: trust{bundle: caBundle, joined: caJoined}}
+	e.dockerd = &service.Process{
+		Label: Dockerd, Path: dockerdPath, Args: []string{"--config-file", daemonConfig}, Env: environment,
 		// dockerd looks for what the kernel can limit in its own control group, and the root group has no limits.
 		Cgroup:   "/sys/fs/cgroup/engine",
-		OOMScore: -500, Grace: stopGrace, Output: c.Output(Dockerd), Reaper: c.Reaper,
+		OOMScore: -500, Grace: stopGrace, Output: e.said, Reaper: c.Reaper,
 		Notify: filepath.Join(notifyDir, Dockerd),
 		Check: func(ctx context.Context) error {
 			end := c.Step("engine answers")
 			defer end()
 			return ping(ctx, Socket)
 		},
+		Before: c.Before, Leave: e.leave,
 	}
-	return []service.Unit{{Service: containerd}, {Service: dockerd, Uses: []string{Containerd}}}, nil
+	e.daemon = dockerd{e}
+	e.first.Store(true)
+	return e
+}
+
+// Prepare makes spec what the engine starts with. What of spec cannot be is told to Refused, and left out: an engine without
+// a setting is of more use than none.
+func (e *Engine) Prepare(spec api.Spec) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if err := replace(containerdConfig, []byte(containerdTOML)); err != nil {
+		return err
+	}
+	if err := e.trust.set(spec.Certificates); err != nil {
+		e.c.Refused(err)
+	}
+	plain := spec
+	plain.Daemon = nil
+	base, err := render(plain)
+	if err != nil {
+		return err
+	}
+	want, err := render(spec)
+	if err != nil {
+		e.c.Refused(err)
+		return e.file.set(base, nil)
+	}
+	if len(want.differ(base)) == 0 {
+		return e.file.set(want, nil)
+	}
+	return e.file.set(want, base)
+}
+
+// Units returns containerd and dockerd. They start side by side: dockerd waits for containerd's socket by itself, and its
+// own start is the longer one. When they stop, containerd outlives dockerd, which needs it to stop containers.
+func (e *Engine) Units() []service.Unit {
+	containerd := &service.Process{
+		Label: Containerd, Path: "/usr/bin/containerd", Args: []string{"--config", containerdConfig}, Env: environment,
+		OOMScore: -999, Grace: 10 * time.Second, Output: e.c.Output(Containerd), Reaper: e.c.Reaper,
+		Notify: filepath.Join(notifyDir, Containerd),
+	}
+	return []service.Unit{{Service: containerd}, {Service: starter{e}, Uses: []string{Containerd}}}
+}
+
+// starter is dockerd as a service that falls back to other settings where it does not start.
+type starter struct{ e *Engine }
+
+// Name implements service.Service.
+func (s starter) Name() string { return Dockerd }
+
+// Run implements service.Service.
+func (s starter) Run(ctx context.Context, ready func()) error {
+	e, up := s.e, atomic.Bool{}
+	e.said.forget()
+	err := e.dockerd.Run(ctx, func() {
+		up.Store(true)
+		why := e.file.started()
+		if e.first.Swap(false) && why != nil {
+			e.c.Refused(fmt.Errorf("docker does not start with these settings: %w", why))
+		}
+		ready()
+	})
+	if up.Load() || ctx.Err() != nil {
+		return err
+	}
+	if text := e.said.reason(); text != "" {
+		err = errors.New(text)
+	}
+	return errors.Join(err, e.file.failed(err))
 }
 
 // containerdTOML leaves out what dockerd never asks for: each plugin costs time at the start, and opt wants to write to the
@@ -112,105 +199,3 @@ disabled_plugins = [
 [debug]
 level = "warn"
 `
-
-// own are the keys of daemon.json that make dockerd this guest's; nobody else may set them.
-var own = map[string]any{
-	"hosts":      []string{"unix://" + Socket},
-	"containerd": containerdSocket,
-	"data-root":  "/var/lib/docker",
-	"exec-root":  "/run/docker",
-	"pidfile":    "/run/docker.pid",
-}
-
-// defaults are the keys that a Spec may override. nftables takes one program run where iptables takes a hundred; Swarm with
-// it is behind a feature of its own.
-var defaults = map[string]any{
-	"firewall-backend": "nftables",
-	"userland-proxy":   false,
-	"features":         map[string]any{"swarm-nftables": true},
-}
-
-// DaemonJSON merges a Spec's daemon keys into this guest's. An empty extra is no keys.
-func DaemonJSON(extra json.RawMessage) ([]byte, error) {
-	merged := map[string]any{}
-	if len(bytes.TrimSpace(extra)) > 0 {
-		if err := json.Unmarshal(extra, &merged); err != nil {
-			return nil, fmt.Errorf("parse daemon keys: %w", err)
-		}
-		if merged == nil { // the JSON null
-			merged = map[string]any{}
-		}
-	}
-	for key, value := range own {
-		if _, taken := merged[key]; taken {
-			return nil, fmt.Errorf("daemon key %q is coracle's own: remove it", key)
-		}
-		merged[key] = value
-	}
-	for key, value := range defaults {
-		have, given := merged[key]
-		if base, ok := value.(map[string]any); ok {
-			features, ok := have.(map[string]any)
-			if given && !ok {
-				return nil, fmt.Errorf("daemon key %q is not an object", key)
-			}
-			both := map[string]any{}
-			for k, v := range base {
-				both[k] = v
-			}
-			for k, v := range features {
-				both[k] = v
-			}
-			merged[key] = both
-		} else if !given {
-			merged[key] = value
-		}
-	}
-	return json.MarshalIndent(merged, "", "  ")
-}
-
-// SetDaemon writes daemon.json for the next start of dockerd and says whether it differs from what was there.
-func SetDaemon(extra json.RawMessage) (changed bool, err error) {
-	data, err := DaemonJSON(extra)
-	if err != nil {
-		return false, err
-	}
-	return replace(daemonConfig, data)
-}
-
-func replace(path string, data []byte) (changed bool, err error) {
-	if old, err := os.ReadFile(path); err == nil && bytes.Equal(old, data) {
-		return false, nil
-	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return false, err
-	}
-	tmp := path + ".new"
-	if err := os.WriteFile(tmp, data, 0o644); err != nil {
-		return false, err
-	}
-	return true, os.Rename(tmp, path)
-}
-
-// ping asks the API at socket whether it answers, as any client would.
-func ping(ctx context.Context, socket string) error {
-	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return (&net.Dialer{}).DialContext(ctx, "unix", socket)
-	}}
-	defer transport.CloseIdleConnections()
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
-	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://docker/_ping", nil)
-	if err != nil {
-		return err
-	}
-	resp, err := (&http.Client{Transport: transport}).Do(req)
-	if err != nil {
-		return fmt.Errorf("ping engine: %w", err)
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("ping engine: it answered %s", resp.Status)
-	}
-	return nil
-}

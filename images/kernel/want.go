@@ -33,6 +33,7 @@ var wanted = []want{
 
 	{class: Boot, names: "ext4", why: "the data disk's file system"},
 	{class: Boot, names: "virtio_net", why: "the link to the outside"},
+	{class: Boot, names: "virtiofs", why: "the host's directories"},
 	{class: Boot, names: "virtio_rng", why: "entropy from the host, where the processor has none"},
 	{class: Boot, names: "virtio_balloon", why: "memory that containers freed goes back to the host"},
 	{class: Boot, names: "overlay", why: "containerd's overlayfs snapshotter asks at its start"},
