@@ -90,7 +90,10 @@ func (d *dockerd) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "application/grpc")
 		w.Write(body)
 		w.Header().Set("Grpc-Status", "0")
+	case strings.HasSuffix(r.URL.Path, "/slow"): // an answer that comes when the client has gone
+		<-r.Context().Done()
 	default:
+		w.Header().Set("Api-Version", "1.47")
 		w.Header().Set("Content-Type", "application/json")
 		json.NewEncoder(w).Encode(map[string]string{"path": r.URL.Path, "body": string(body), "name": name})
 	}

@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"net/url"
 	"path"
-	"regexp"
 	"strconv"
 	"strings"
 )
@@ -59,7 +58,7 @@ func parseHead(head []byte) (*http.Request, error) {
 	if err != nil {
 		return nil, err
 	}
-	r, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(head)))
+	r, err := http.ReadRequest(bufio.NewReaderSize(bytes.NewReader(head), len(head)))
 	if err != nil {
 		return nil, badRequest("malformed request: %v", err)
 	}
@@ -74,14 +73,16 @@ func parseHead(head []byte) (*http.Request, error) {
 	return r, nil
 }
 
+// once are headers that may not come twice, nor the first two together. net/http refuses white space before their colons.
+var once = [...]string{"Content-Length", "Transfer-Encoding", "Host"}
+
 // checkLines refuses lines that do not end with CR LF or that continue another one, and framing that is told twice. It returns
 // whether there is a Transfer-Encoding, which net/http hides from us where it ignores it.
 func checkLines(head []byte) (chunked bool, err error) {
-	seen := map[string]bool{}
-	for n, line := range bytes.SplitAfter(head[:len(head)-len(lastLine(head))], []byte("\n")) {
-		if len(line) == 0 {
-			continue
-		}
+	var seen [len(once)]bool
+	n := -1
+	for line := range bytes.Lines(head[:len(head)-len(lastLine(head))]) {
+		n++
 		text, ok := bytes.CutSuffix(line, []byte("\r\n"))
 		if !ok || bytes.ContainsAny(text, "\r\x00") {
 			return false, badRequest("malformed request: stray control character")
@@ -93,21 +94,23 @@ func checkLines(head []byte) (chunked bool, err error) {
 			return false, badRequest("malformed request: folded header")
 		}
 		name, _, _ := bytes.Cut(text, []byte(":"))
-		switch key := strings.ToLower(string(bytes.TrimSpace(name))); key {
-		case "content-length", "transfer-encoding", "host":
-			if seen[key] {
-				return false, badRequest("malformed request: several %s headers", key)
+		for i, header := range once {
+			if !strings.EqualFold(string(name), header) {
+				continue
 			}
-			seen[key] = true
+			if seen[i] {
+				return false, badRequest("malformed request: several %s headers", header)
+			}
+			seen[i] = true
 		}
 	}
 	if string(lastLine(head)) != "\r\n" {
 		return false, badRequest("malformed request: stray control character")
 	}
-	if seen["content-length"] && seen["transfer-encoding"] {
+	if seen[0] && seen[1] {
 		return false, badRequest("malformed request: both Content-Length and Transfer-Encoding")
 	}
-	return seen["transfer-encoding"], nil
+	return seen[1], nil
 }
 
 // lastLine is head's empty line.
@@ -134,12 +137,16 @@ func reframe(head []byte, n int) []byte {
 	return append(out, "\r\n\r\n"...)
 }
 
-var version = regexp.MustCompile(`^/v[0-9.]+/`)
-
 // route is the path by which dockerd chooses its handler: decoded, clean, without the API's version. dockerd redirects a path
 // that is not clean; the policy does not rely on that.
 func route(u *url.URL) string {
-	return version.ReplaceAllString(path.Clean("/"+u.Path), "/")
+	p := path.Clean("/" + u.Path)
+	if rest, ok := strings.CutPrefix(p, "/v"); ok {
+		if after := strings.TrimLeft(rest, "0123456789."); len(after) < len(rest) && strings.HasPrefix(after, "/") {
+			return after
+		}
+	}
+	return p
 }
 
 // mayHijack is whether the engine may stop speaking HTTP on r's connection: on the routes that do so, and wherever a client

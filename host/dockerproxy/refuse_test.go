@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/coracle-engine/coracle/host/dockerproxy"
 )
 
 const reason = `machine "work" failed: the "guest" gave no sign` + "\n<within> 3m0s\x1b"
@@ -97,14 +99,52 @@ func TestNoEngineRaw(t *testing.T) {
 	}
 }
 
-// TestDockerPrints has the docker CLI, where there is one, print why the machine cannot be reached.
-func TestDockerPrints(t *testing.T) {
+// dockerCLI is the path of a docker CLI.
+func dockerCLI(t *testing.T) string {
+	t.Helper()
 	docker, err := exec.LookPath("docker")
 	if err != nil {
 		if docker = os.Getenv("CORACLE_DOCKER"); docker == "" {
 			t.Skip("no docker CLI: put one in PATH or name it in CORACLE_DOCKER")
 		}
 	}
+	return docker
+}
+
+// TestDockerNotShared has the docker CLI, where there is one, name a path that the machine does not have: docker prints why.
+func TestDockerNotShared(t *testing.T) {
+	docker := dockerCLI(t)
+	d := startDockerd(t)
+	path := servePolicy(t, &dockerproxy.Shares{Machine: "work"}, d.dial)
+	for _, args := range []string{
+		"create -v /evil/dir:/x alpine", "run --rm --mount type=bind,src=/evil/dir,dst=/x alpine", "create -v /ok:/y -v /evil/dir:/x:ro alpine",
+		"volume create -o type=none -o o=bind -o device=/evil/dir v",
+		"create --mount type=volume,dst=/x,volume-opt=type=none,volume-opt=o=bind,volume-opt=device=/evil/dir alpine",
+		"service create --no-resolve-image --detach --mount type=bind,src=/evil/dir,dst=/x alpine",
+	} {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		cmd := exec.CommandContext(ctx, docker, append([]string{"-H", "unix://" + path}, strings.Fields(args)...)...)
+		cmd.Env = append(os.Environ(), "DOCKER_CONFIG="+t.TempDir())
+		out, err := cmd.CombinedOutput()
+		want := `/evil/dir is not shared with machine "work"; to share it: coracle config add shares /evil/dir`
+		if strings.Contains(args, "/ok") {
+			want = `/ok is not shared with machine "work"`
+		}
+		if err == nil || !strings.Contains(string(out), want) {
+			t.Errorf("docker %s: error %v, output %q", args, err, out)
+		}
+	}
+	for _, r := range d.requests() {
+		if strings.Contains(r.Body, "/evil") {
+			t.Errorf("the engine got %q", r)
+		}
+	}
+}
+
+// TestDockerPrints has the docker CLI, where there is one, print why the machine cannot be reached.
+func TestDockerPrints(t *testing.T) {
+	docker := dockerCLI(t)
 	path := serve(t, noEngine)
 	for _, args := range [][]string{{"ps"}, {"run", "--rm", "x"}, {"load", "-i", "/proc/self/maps"}} {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)

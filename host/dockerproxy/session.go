@@ -243,14 +243,19 @@ func (s *session) spliced(v *verdict) bool {
 		s.failed(v.request, err)
 		return true
 	}
+	var raw bool
 	select {
-	case raw := <-v.spliced:
-		if !raw {
-			return false
+	case raw = <-v.spliced:
+	case <-s.engine.ended: // it may have ended its side of a stream that is raw, and read on
+		select {
+		case raw = <-v.spliced:
+		default:
+			s.failed(v.request, errEngineGone)
+			return true
 		}
-	case <-s.engine.ended:
-		s.failed(v.request, errEngineGone)
-		return true
+	}
+	if !raw {
+		return false
 	}
 	b, _ := s.in.Peek(s.in.Buffered())
 	if _, err := s.engine.Write(b); err != nil {

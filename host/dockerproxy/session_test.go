@@ -5,12 +5,17 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
+	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/coracle-engine/coracle/host/dockerproxy"
 )
 
 const evil = `{"HostConfig":{"Binds":["/evil:/x"]}}`
@@ -286,5 +291,93 @@ func TestRedial(t *testing.T) {
 	c.Write([]byte(post("/exec/x/start", "{}", upgrade))) // too late
 	if rest, err := io.ReadAll(in); len(rest) > 0 || err != nil {
 		t.Errorf("later: %q, %v", rest, err)
+	}
+}
+
+// TestSessionsEnd leaves sessions in every condition and has Serve end: nothing may remain of them.
+func TestSessionsEnd(t *testing.T) {
+	d := startDockerd(t)
+	l, err := net.Listen("unix", t.TempDir()+"/p")
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := runtime.NumGoroutine()
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error)
+	p := dockerproxy.Proxy{Dial: d.dial, Policy: denied{}, Log: slog.New(slog.DiscardHandler)}
+	go func() { done <- p.Serve(ctx, l) }()
+	const half = "POST /containers/create HTTP/1.1\r\nHost: docker\r\nContent-Length: 100\r\n\r\n{"
+	for _, test := range []struct {
+		send    string
+		answers int
+	}{
+		{"", 0}, {"GET /", 0}, {post("/a", "1"), 1}, {half, 0}, {strings.Replace(half, "containers/create", "build", 1), 0},
+		{post("/slow", ""), 0}, {post("/slow", "", upgrade) + "more", 0}, {post("/exec/x/start", "{}", upgrade), 1},
+		{post("/a", "1") + post("/exec/x/start", "{}", upgrade), 2}, {post("/a", "1") + post("/slow", "", upgrade), 1},
+		{post("/containers/create", evil), 1}, {post("/a", "1", "Connection: close"), 1}, {"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 0},
+	} {
+		c := connect(t, l.Addr().String())
+		io.WriteString(c, test.send)
+		in := bufio.NewReader(c)
+		for range test.answers {
+			resp, err := http.ReadResponse(in, nil)
+			if err != nil {
+				t.Fatalf("%.100q: %v", test.send, err)
+			}
+			if resp.StatusCode != http.StatusSwitchingProtocols {
+				io.Copy(io.Discard, resp.Body)
+			}
+		}
+	}
+	client := http2Client(t, l.Addr().String())
+	if _, err := client.Get("http://docker/_ping"); err != nil {
+		t.Error(err)
+	}
+	cancel()
+	select {
+	case err := <-done:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(patience):
+		t.Fatal("Serve did not end")
+	}
+	client.CloseIdleConnections()
+	for end := time.Now().Add(patience); runtime.NumGoroutine() > before; {
+		if time.Now().After(end) {
+			buf := make([]byte, 1<<16)
+			t.Fatalf("%d goroutines, %d before:\n%s", runtime.NumGoroutine(), before, buf[:runtime.Stack(buf, true)])
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+// TestClientGoes has a client vanish while the engine is at its request: the engine must learn of it, and give up.
+func TestClientGoes(t *testing.T) {
+	for _, send := range []string{post("/slow", ""), post("/slow", "", upgrade), post("/a", "") + post("/slow", "", upgrade)} {
+		gone := make(chan struct{})
+		path := startWith(t, denied{}, func(c *net.UnixConn) {
+			in := bufio.NewReader(c)
+			for {
+				r, err := http.ReadRequest(in)
+				if err != nil {
+					return
+				}
+				if r.URL.Path == "/slow" {
+					in.ReadByte()
+					close(gone)
+					return
+				}
+				io.WriteString(c, "HTTP/1.1 204 No Content\r\n\r\n")
+			}
+		})
+		c := connect(t, path)
+		io.WriteString(c, send)
+		c.Close()
+		select {
+		case <-gone:
+		case <-time.After(patience):
+			t.Errorf("%q: the engine works for nobody", send)
+		}
 	}
 }

@@ -19,7 +19,8 @@ import (
 type Shares struct {
 	// Machine is the machine's name, for messages.
 	Machine string
-	// Command shares a directory that follows it, for messages: "coracle config add shares".
+	// Command shares the directory that follows it, for messages: "coracle config add shares --machine work". Empty: that of
+	// the default machine.
 	Command string
 	// Sockets are where clients on the host find the engine, beside /var/run/docker.sock: the machine's own socket.
 	Sockets []string

@@ -114,7 +114,7 @@ func TestShares(t *testing.T) {
 // TestSharesChange shares and unshares while the machine runs.
 func TestSharesChange(t *testing.T) {
 	root := tree(t)
-	s := &Shares{Machine: "default", Command: "coracle config --machine default add shares"}
+	s := &Shares{Machine: "default", Command: "coracle config add shares --machine work"}
 	for _, test := range []struct {
 		shares []string
 		ok     bool
@@ -124,7 +124,7 @@ func TestSharesChange(t *testing.T) {
 			t.Errorf("with %q: source is %s, error %v", test.shares, got, err)
 		}
 	}
-	if _, err := s.Source(root + "/data"); err == nil || !strings.Contains(err.Error(), "to share it: coracle config --machine default add shares "+root+"/data") {
+	if _, err := s.Source(root + "/data"); err == nil || !strings.Contains(err.Error(), "to share it: coracle config add shares --machine work "+root+"/data") {
 		t.Errorf("error is %v", err)
 	}
 }
