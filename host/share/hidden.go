@@ -1,0 +1,65 @@
+package share
+
+import (
+	"path"
+	"strings"
+)
+
+// Secrets are the places, beneath the root of a share or the user's home, that hold credentials. A share does not show them
+// unless it says so.
+var Secrets = []string{
+	".aws", ".azure", ".config/gcloud", ".config/gh", ".config/hub", ".config/op", ".docker", ".gem/credentials",
+	".git-credentials", ".gnupg", ".kube", ".local/share/keyrings", ".netrc", ".npmrc", ".oci", ".password-store", ".pgpass",
+	".pypirc", ".ssh", ".terraform.d/credentials.tfrc.json", ".vault-token",
+}
+
+// secrets are the hidden paths of one share, relative to its root, in lower case: host file systems may not tell the cases
+// apart.
+type secrets struct {
+	paths []string
+	last  map[string]bool // last elements of paths: what most names are told apart by
+}
+
+// hide lists what a share rooted at root does not show; home is the user's.
+func hide(root, home string) secrets {
+	s := secrets{last: map[string]bool{}}
+	add := func(p string) {
+		s.paths = append(s.paths, strings.ToLower(p))
+		s.last[strings.ToLower(path.Base(p))] = true
+	}
+	prefix := strings.TrimSuffix(path.Clean(root), "/") + "/"
+	for _, secret := range Secrets {
+		add(secret)
+		if rest, ok := strings.CutPrefix(path.Join(home, secret), prefix); ok && home != "" && rest != secret {
+			add(rest)
+		}
+	}
+	return s
+}
+
+// hides says whether name may not be seen in the directory that dir returns the path of.
+func (s secrets) hides(dir func() string, name string) bool {
+	name = strings.ToLower(name)
+	if !s.last[name] {
+		return false
+	}
+	full := strings.ToLower(path.Join(dir(), name))
+	for _, p := range s.paths {
+		if p == full {
+			return true
+		}
+	}
+	return false
+}
+
+// pins says whether a hidden path lies in or at the given one, which is then not to be moved: what is hidden by its path would
+// be seen elsewhere.
+func (s secrets) pins(p string) bool {
+	p = strings.ToLower(p) + "/"
+	for _, secret := range s.paths {
+		if strings.HasPrefix(secret+"/", p) {
+			return true
+		}
+	}
+	return false
+}
