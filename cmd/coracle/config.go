@@ -32,7 +32,7 @@ directories that hold keys (.ssh, .aws, .gnupg and the like). PATH:ro shares for
 directories, PATH:ro:secrets both. Giving a path again changes how it is shared.
 
 The keys below "engine" are those of dockerd's daemon.json: engine.insecure-registries, engine.registry-mirrors,
-engine.log-opts and so on. What dockerd can take over without a restart counts at once, and no container stops for it.`,
+engine.log-opts and so on. They count at once unless containers would have to stop for it.`,
 		Example: `  coracle config
   coracle config add shares /work ~/tools:ro
   coracle config remove shares all

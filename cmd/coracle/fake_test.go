@@ -282,6 +282,9 @@ func (m *fakeMachine) Apply(_ context.Context, s api.Settings) error {
 	if strings.Contains(string(s.Engine), "refuse-me") {
 		return &api.Error{Code: api.CodeEngine, Message: "the Docker Engine refuses its settings: refuse-me", Hint: "see `coracle logs`"}
 	}
+	if strings.Contains(string(s.Engine), "mtu") {
+		return &api.Error{Code: api.CodeRestart, Message: "docker does not change mtu while containers run"}
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.status.Settings = s

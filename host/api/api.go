@@ -68,7 +68,7 @@ type Settings struct {
 	// Arch is the guest's architecture as GOARCH spells it; empty: the host's. Another one is emulated, slowly.
 	Arch string `json:"arch,omitempty" yaml:"arch,omitempty"`
 
-	// What follows counts at once in a running machine; what precedes, from its next start.
+	// A running machine follows changes of what comes now, where it can; of what precedes, from its next start.
 	Shares  []Share         `json:"shares"`
 	Ports   Ports           `json:"ports"`
 	Network Network         `json:"network"`
@@ -168,6 +168,7 @@ const (
 	CodePermission   Code = "permission"
 	CodeShare        Code = "share-missing"
 	CodeEngine       Code = "engine-refused"
+	CodeRestart      Code = "needs-restart"
 )
 
 // Error is a failure as a user meets it: a class, what happened, and the next thing to do.

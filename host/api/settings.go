@@ -28,7 +28,7 @@ type Setting struct {
 	Doc     string   `json:"doc"`
 	Values  []string `json:"values"`            // one, or a list's elements; none where nothing is set
 	Default bool     `json:"default,omitempty"` // nobody chose it
-	Live    bool     `json:"live,omitempty"`    // a running machine follows a change at once
+	Live    bool     `json:"live,omitempty"`    // a running machine follows a change at once, where it can
 }
 
 // Configuration is a machine's settings, and how far a running machine follows them.

@@ -3,7 +3,6 @@ package config
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -30,8 +29,8 @@ type File struct {
 // Live is a machine that runs, or is on its way; host/machine's Machine is one.
 type Live interface {
 	Status() api.Status
-	// Apply has the machine follow s. Where it fails, the machine follows what it did before. What s has for settings that are
-	// not live is what the machine has anyway.
+	// Apply has the machine follow s, which has what the machine has anyway for settings that count at a start. Where it fails,
+	// the machine follows what it did before; an error of class api.CodeRestart says that a start would do it.
 	Apply(ctx context.Context, s api.Settings) error
 }
 
@@ -62,12 +61,12 @@ func (f *File) Configure(ctx context.Context, live Live, ch api.Change) (api.Con
 		if saved, text, err = f.edit(old, def, text, ch); err != nil {
 			return out, err
 		}
-		follow := following(saved, inForce)
-		if err := f.keep(ctx, live, text, inForce, follow); err != nil {
+		var why error
+		if inForce, why, err = f.keep(ctx, live, text, inForce, saved); err != nil {
 			return out, err
 		}
-		if out.Running {
-			inForce = follow
+		if why != nil {
+			out.Notes = append(out.Notes, why.Error())
 		}
 	}
 	if !out.Running {
@@ -179,44 +178,48 @@ func (f *File) checkDisk(s api.Settings) error {
 	return bad("give at least "+FormatSize(st.Size()), "the disk has %s and cannot shrink to %s", FormatSize(st.Size()), FormatSize(s.Disk))
 }
 
-// keep writes text, where it is another, after the machine has followed.
-func (f *File) keep(ctx context.Context, live Live, text []byte, inForce, follow api.Settings) error {
+// keep writes text, where it is another, after the machine has followed saved as far as it can. It returns what is in force
+// then, and why that is not all that was tried.
+func (f *File) keep(ctx context.Context, live Live, text []byte, inForce, saved api.Settings) (now api.Settings, why, err error) {
 	var st staged
 	old, err := os.ReadFile(f.Path)
 	write := err != nil || !bytes.Equal(old, text)
 	if write {
 		if st, err = stage(f.Path, text); err != nil {
-			return err
+			return inForce, nil, err
 		}
 	}
-	if live != nil && !same(follow, inForce) {
-		if err := live.Apply(ctx, follow); err != nil {
+	if live != nil {
+		if now, why, err = follow(ctx, live, saved, inForce); err != nil {
 			st.drop()
-			return err
+			return inForce, nil, err
 		}
 	}
 	if write {
-		return st.commit()
+		err = st.commit()
 	}
-	return nil
+	return now, why, err
 }
 
-// following is what a machine in which inForce counts can follow of saved while it runs.
-func following(saved, inForce api.Settings) api.Settings {
-	now := saved
-	for _, r := range rows(saved, inForce) {
-		f, ofEngine := r.at(&now).(engineField)
-		switch {
-		case !r.live:
-			r.take(&now, inForce)
-		case !ofEngine || f.raw() != nil || r.equal(saved, inForce):
-		case f.zero != "": // dockerd leaves what its file does not mention
-			f.put(json.RawMessage(f.zero))
-		default:
-			r.take(&now, inForce)
+// follow has the machine follow saved: first with all that may be possible, then with what is always. It returns what the
+// machine follows then, and why not the first.
+func follow(ctx context.Context, live Live, saved, inForce api.Settings) (now api.Settings, why, err error) {
+	for _, least := range []counts{ifPossible, atOnce} {
+		now = saved
+		for _, r := range rows(saved, inForce) {
+			if r.counts < least {
+				r.take(&now, inForce)
+			}
 		}
+		if same(now, inForce) {
+			return inForce, why, nil
+		}
+		if err = live.Apply(ctx, now); api.CodeOf(err) != api.CodeRestart {
+			return now, why, err
+		}
+		why = err
 	}
-	return now
+	return inForce, nil, err
 }
 
 func same(a, b api.Settings) bool {
@@ -225,7 +228,7 @@ func same(a, b api.Settings) bool {
 
 func (r row) setting(s, def api.Settings) api.Setting {
 	return api.Setting{
-		Key: r.key, Kind: r.kind(s), Doc: r.doc, Live: r.live,
+		Key: r.key, Kind: r.kind(s), Doc: r.doc, Live: r.counts > atStart,
 		Values: append([]string{}, r.get(s)...), Default: slices.Equal(r.get(s), r.get(def)),
 	}
 }
@@ -241,7 +244,7 @@ func describe(c *api.Configuration, old, def api.Settings) {
 		if !r.equal(c.Saved, old) {
 			c.Changed = append(c.Changed, r.key)
 		}
-		if r.waits(c.Saved, c.InForce) {
+		if !r.equal(c.Saved, c.InForce) {
 			c.Waiting = append(c.Waiting, r.key)
 		}
 	}
@@ -249,8 +252,8 @@ func describe(c *api.Configuration, old, def api.Settings) {
 		c.Notes = append(c.Notes, e.Message)
 	}
 	for _, name := range slices.Sorted(maps.Keys(keysOf(c.Saved.Engine))) {
-		if !isEngineKey(name) {
-			c.Notes = append(c.Notes, "engine."+name+" is no key that Coracle knows: the Docker Engine will judge it, and does not start with one that it does not know")
+		if !isEngineKey(name) && !c.Running { // one that runs has judged it
+			c.Notes = append(c.Notes, "engine."+name+" is no key that Coracle knows: the Docker Engine will judge it")
 		}
 	}
 }

@@ -38,11 +38,12 @@ func place(t *testing.T) (*config.File, string) {
 	return &config.File{Machine: "default", Path: filepath.Join(m, "config.yaml"), Disk: filepath.Join(m, "data.img"), Host: h}, dir
 }
 
-// running is a machine that follows what it is told, or fails to.
+// running is a machine that follows what it is told, or fails to. While it is busy it cannot change its MTU.
 type running struct {
 	state api.State
 	s     api.Settings
 	told  []api.Settings
+	busy  bool
 	fail  error
 }
 
@@ -51,6 +52,9 @@ func (r *running) Status() api.Status { return api.Status{State: r.state, Settin
 func (r *running) Apply(_ context.Context, s api.Settings) error {
 	if r.fail != nil {
 		return r.fail
+	}
+	if mtu := `"mtu"`; r.busy && strings.Contains(string(s.Engine), mtu) != strings.Contains(string(r.s.Engine), mtu) {
+		return api.Errorf(api.CodeRestart, "docker does not change mtu while containers run")
 	}
 	r.told, r.s = append(r.told, s), s
 	return nil
@@ -228,23 +232,29 @@ func TestConfigureLive(t *testing.T) {
 		told    bool // the machine
 		waiting string
 		engine  string // in force
+		busy    bool
 	}{
-		{"set cpus 2", false, "cpus", ""},
-		{"add shares DIR/work", true, "cpus", ""},
-		{"add shares DIR/work", false, "cpus", ""},
-		{"set engine.debug true", true, "cpus", `{"debug":true}`},
-		{"set engine.mtu 1400", false, "cpus engine.mtu", `{"debug":true}`},
-		{"remove engine.debug", true, "cpus engine.mtu", `{"debug":false}`},
-		{"set engine.max-concurrent-uploads 2", true, "cpus engine.mtu", `{"debug":false,"max-concurrent-uploads":2}`},
-		{"remove engine.max-concurrent-uploads", false, "cpus engine.max-concurrent-uploads engine.mtu", `{"debug":false,"max-concurrent-uploads":2}`},
-		{"set cpus 3", false, "engine.max-concurrent-uploads engine.mtu", `{"debug":false,"max-concurrent-uploads":2}`},
-		{"remove engine.mtu", false, "engine.max-concurrent-uploads", `{"debug":false,"max-concurrent-uploads":2}`},
-		{"set engine.something else", false, "engine.max-concurrent-uploads engine.something", `{"debug":false,"max-concurrent-uploads":2}`},
+		{"set cpus 2", false, "cpus", "", false},
+		{"add shares DIR/work", true, "cpus", "", false},
+		{"add shares DIR/work", false, "cpus", "", false},
+		{"set engine.debug true", true, "cpus", `{"debug":true}`, true},
+		{"set engine.mtu 1400", false, "cpus engine.mtu", `{"debug":true}`, true},
+		{"set network.no-proxy a", false, "cpus engine.mtu network.no-proxy", `{"debug":true}`, true},
+		{"remove engine.debug", true, "cpus engine.mtu network.no-proxy", ``, true},
+		{"set cpus 3", false, "engine.mtu network.no-proxy", ``, true},
+		{"set ssh no", true, "", `{"mtu":1400}`, false},
+		{"remove engine.mtu", false, "engine.mtu", `{"mtu":1400}`, true},
+		{"set engine.mtu 1400", false, "", `{"mtu":1400}`, true},
+		{"set engine.something else", true, "", `{"mtu":1400,"something":"else"}`, true},
 	} {
+		m.busy = step.busy
 		n := len(m.told)
 		c, err := f.Configure(t.Context(), m, change(step.line, dir))
 		if err != nil {
 			t.Fatalf("%s: %v", step.line, err)
+		}
+		if said := strings.Contains(strings.Join(c.Notes, " "), "docker does not change mtu"); said != strings.Contains(step.waiting, "mtu") {
+			t.Errorf("%s: notes %q", step.line, c.Notes)
 		}
 		waiting := slices.Sorted(slices.Values(c.Waiting))
 		if (len(m.told) > n) != step.told || strings.Join(waiting, " ") != step.waiting || string(m.s.Engine) != step.engine || !c.Running {
@@ -260,14 +270,14 @@ func TestConfigureLive(t *testing.T) {
 		t.Fatal(err)
 	}
 	m.fail = api.Errorf(api.CodeEngine, "no")
-	if _, err := f.Configure(t.Context(), m, change("set ssh false", "")); api.CodeOf(err) != api.CodeEngine {
+	if _, err := f.Configure(t.Context(), m, change("set ssh true", "")); api.CodeOf(err) != api.CodeEngine {
 		t.Errorf("a machine that refuses: %v", err)
 	}
 	m.state = api.Stopping
-	if _, err := f.Configure(t.Context(), m, change("set ssh false", "")); api.CodeOf(err) != api.CodeRunning {
+	if _, err := f.Configure(t.Context(), m, change("set ssh true", "")); api.CodeOf(err) != api.CodeRunning {
 		t.Errorf("a machine that stops: %v", err)
 	}
-	if c, err := f.Configure(t.Context(), m, api.Change{}); err != nil || c.Running || !c.Saved.SSH {
+	if c, err := f.Configure(t.Context(), m, api.Change{}); err != nil || c.Running || c.Saved.SSH {
 		t.Errorf("looking at one that stops: %v", err)
 	}
 	if after, _ := os.ReadFile(f.Path); string(after) != string(before) {

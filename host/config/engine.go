@@ -16,14 +16,12 @@ import (
 	"github.com/coracle-engine/coracle/host/api"
 )
 
-// engineKey is one key of dockerd's daemon.json (moby, daemon/config). Those that are live dockerd takes over when it is told
-// to read the file again; zero is what a live key is set to when it is removed, since dockerd leaves what the file does not
-// mention. Without a zero a removal waits for the next start.
+// engineKey is one key of dockerd's daemon.json (moby, daemon/config). The soft ones dockerd takes over when it is told to read
+// its file again (moby, daemon/reload.go); for the others it is started anew, which containers outlive in most cases.
 type engineKey struct {
 	name, kind string
-	live       bool
-	zero       string
-	check      func(string) error // of each text, or of the text
+	soft       bool
+	check      func(string) error // of the text, or of each in a list
 	doc        string
 }
 
@@ -41,31 +39,31 @@ var engineKeys = []engineKey{
 	{name: "containerd-plugin-namespace", kind: api.KindText},
 	{name: "cpu-rt-period", kind: api.KindNumber},
 	{name: "cpu-rt-runtime", kind: api.KindNumber},
-	{name: "debug", kind: api.KindSwitch, live: true, zero: "false", doc: "dockerd logs more"},
+	{name: "debug", kind: api.KindSwitch, soft: true, doc: "dockerd logs more"},
 	{name: "default-address-pools", kind: api.KindJSON, doc: `networks for containers, such as [{"base":"10.10.0.0/16","size":24}]`},
-	{name: "default-cgroupns-mode", kind: api.KindText, live: true},
+	{name: "default-cgroupns-mode", kind: api.KindText, soft: true},
 	{name: "default-gateway", kind: api.KindText, check: address},
 	{name: "default-gateway-v6", kind: api.KindText, check: address},
 	{name: "default-init", kind: api.KindText},
-	{name: "default-ipc-mode", kind: api.KindText, live: true},
+	{name: "default-ipc-mode", kind: api.KindText, soft: true},
 	{name: "default-network-opts", kind: api.KindJSON},
-	{name: "default-runtime", kind: api.KindText, live: true},
-	{name: "default-shm-size", kind: api.KindText, live: true, doc: "size of /dev/shm, such as 64M"},
-	{name: "default-stop-timeout", kind: api.KindNumber, live: true},
+	{name: "default-runtime", kind: api.KindText, soft: true},
+	{name: "default-shm-size", kind: api.KindText, soft: true, doc: "size of /dev/shm, such as 64M"},
+	{name: "default-stop-timeout", kind: api.KindNumber, soft: true},
 	{name: "default-ulimits", kind: api.KindJSON},
 	{name: "dns", kind: api.KindList, check: address, doc: "name servers of containers"},
 	{name: "dns-opts", kind: api.KindList},
 	{name: "dns-search", kind: api.KindList, doc: "search domains of containers"},
 	{name: "exec-opts", kind: api.KindList},
 	{name: "experimental", kind: api.KindSwitch},
-	{name: "features", kind: api.KindJSON, live: true},
+	{name: "features", kind: api.KindJSON},
 	{name: "firewall-backend", kind: api.KindText},
 	{name: "fixed-cidr", kind: api.KindText, check: network},
 	{name: "fixed-cidr-v6", kind: api.KindText, check: network},
 	{name: "host-gateway-ips", kind: api.KindList, check: address},
 	{name: "icc", kind: api.KindSwitch},
 	{name: "init", kind: api.KindSwitch, doc: "containers get an init that reaps their children"},
-	{name: "insecure-registries", kind: api.KindList, live: true, zero: "[]", check: registry, doc: "registries without TLS or with a certificate nobody signed: HOST[:PORT] or a network"},
+	{name: "insecure-registries", kind: api.KindList, soft: true, check: registry, doc: "registries without TLS or with a certificate nobody signed: HOST[:PORT] or a network"},
 	{name: "ip", kind: api.KindText, check: address},
 	{name: "ip-forward", kind: api.KindSwitch},
 	{name: "ip-forward-no-drop", kind: api.KindSwitch},
@@ -73,31 +71,31 @@ var engineKeys = []engineKey{
 	{name: "ip6tables", kind: api.KindSwitch},
 	{name: "iptables", kind: api.KindSwitch},
 	{name: "ipv6", kind: api.KindSwitch, doc: "the default bridge has IPv6"},
-	{name: "labels", kind: api.KindList, live: true, zero: "[]"},
-	{name: "live-restore", kind: api.KindSwitch, live: true, zero: "false", doc: "containers live on while dockerd restarts"},
+	{name: "labels", kind: api.KindList, soft: true},
+	{name: "live-restore", kind: api.KindSwitch, soft: true, doc: "containers live on while dockerd restarts"},
 	{name: "log-driver", kind: api.KindText, doc: "where containers log to, such as json-file or local"},
 	{name: "log-format", kind: api.KindText},
 	{name: "log-level", kind: api.KindText, doc: "of dockerd's own log: debug, info, warn, error, fatal"},
 	{name: "log-opts", kind: api.KindJSON, doc: `options of the log driver, such as {"max-size":"10m"}`},
-	{name: "max-concurrent-downloads", kind: api.KindNumber, live: true},
-	{name: "max-concurrent-uploads", kind: api.KindNumber, live: true},
-	{name: "max-download-attempts", kind: api.KindNumber, live: true},
+	{name: "max-concurrent-downloads", kind: api.KindNumber, soft: true},
+	{name: "max-concurrent-uploads", kind: api.KindNumber, soft: true},
+	{name: "max-download-attempts", kind: api.KindNumber, soft: true},
 	{name: "metrics-addr", kind: api.KindText},
 	{name: "min-api-version", kind: api.KindText},
 	{name: "mtu", kind: api.KindNumber},
 	{name: "network-control-plane-mtu", kind: api.KindNumber},
-	{name: "network-diagnostic-port", kind: api.KindNumber, live: true, zero: "0"},
+	{name: "network-diagnostic-port", kind: api.KindNumber, soft: true},
 	{name: "no-new-privileges", kind: api.KindSwitch},
 	{name: "node-generic-resources", kind: api.KindList},
 	{name: "nri-opts", kind: api.KindJSON},
 	{name: "proxies", kind: api.KindJSON},
 	{name: "raw-logs", kind: api.KindSwitch},
-	{name: "registry-mirrors", kind: api.KindList, live: true, zero: "[]", check: mirror, doc: "mirrors of Docker Hub: https://HOST"},
+	{name: "registry-mirrors", kind: api.KindList, soft: true, check: mirror, doc: "mirrors of Docker Hub: https://HOST"},
 	{name: "resolv-conf", kind: api.KindText},
-	{name: "runtimes", kind: api.KindJSON, live: true},
+	{name: "runtimes", kind: api.KindJSON, soft: true},
 	{name: "seccomp-profile", kind: api.KindText},
 	{name: "selinux-enabled", kind: api.KindSwitch},
-	{name: "shutdown-timeout", kind: api.KindNumber, live: true},
+	{name: "shutdown-timeout", kind: api.KindNumber, soft: true},
 	{name: "storage-driver", kind: api.KindText},
 	{name: "storage-opts", kind: api.KindList},
 	{name: "swarm-default-advertise-addr", kind: api.KindText},
@@ -159,7 +157,11 @@ func engineRow(name string) row {
 	if k.doc == "" {
 		k.doc = "as in dockerd's daemon.json"
 	}
-	return row{engine + "." + name, k.doc, k.live, func(s *api.Settings) any {
+	from := ifPossible
+	if k.soft {
+		from = atOnce
+	}
+	return row{engine + "." + name, k.doc, from, func(s *api.Settings) any {
 		f := engineField{engineKey: k, all: &s.Engine}
 		if !known && f.raw() == nil || !known && f.texts() != nil {
 			f.kind = api.KindList // until somebody says otherwise

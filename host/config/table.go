@@ -12,10 +12,19 @@ import (
 	"github.com/coracle-engine/coracle/host/api"
 )
 
+// counts is from when a changed setting counts in a machine that runs.
+type counts int
+
+const (
+	atStart    counts = iota // the next one
+	ifPossible               // at once, unless containers would be lost: then from the next start
+	atOnce
+)
+
 // row is one setting.
 type row struct {
 	key, doc string
-	live     bool // a running machine follows a change at once
+	counts   counts
 	// at is where s has it: a *int, *int64 (a size), *string, *bool, *[]string (of paths), *[]api.Share, *json.RawMessage (all
 	// of the engine's keys) or an engineField (one of them). The type says how it is read, written and compared.
 	at func(s *api.Settings) any
@@ -23,19 +32,19 @@ type row struct {
 
 // table has all settings but the engine's keys, in the order in which they are shown.
 var table = []row{
-	{"cpus", "virtual CPUs", false, func(s *api.Settings) any { return &s.CPUs }},
-	{"memory", "memory of the machine", false, func(s *api.Settings) any { return &s.Memory }},
-	{"disk", "size of the disk with images, containers and volumes; it can grow, not shrink", false, func(s *api.Settings) any { return &s.Disk }},
-	{"arch", "architecture of the guest, amd64 or arm64; empty: this computer's", false, func(s *api.Settings) any { return &s.Arch }},
-	{"shares", "directories of this computer that containers can mount: PATH[:ro][:secrets]", true, func(s *api.Settings) any { return &s.Shares }},
-	{"ports.address", "where published ports are open when -p names no address", true, func(s *api.Settings) any { return &s.Ports.Address }},
-	{"ports.client-address", "containers see the address of the client of a published port", true, func(s *api.Settings) any { return &s.Ports.ClientAddress }},
-	{"network.loopback", "host.docker.internal reaches what listens on 127.0.0.1 of this computer", true, func(s *api.Settings) any { return &s.Network.Loopback }},
-	{"network.http-proxy", "proxy for http; empty: as the environment of `coracle start` says", true, func(s *api.Settings) any { return &s.Network.HTTPProxy }},
-	{"network.https-proxy", "proxy for https; empty: as the environment says", true, func(s *api.Settings) any { return &s.Network.HTTPSProxy }},
-	{"network.no-proxy", "hosts that are reached without a proxy, * for all; empty: as the environment says", true, func(s *api.Settings) any { return &s.Network.NoProxy }},
-	{"network.certificates", "files with CA certificates (PEM) to trust beside this computer's own", true, func(s *api.Settings) any { return &s.Network.Certificates }},
-	{"ssh", "containers can mount your ssh agent's socket, /run/host-services/ssh-auth.sock", true, func(s *api.Settings) any { return &s.SSH }},
+	{"cpus", "virtual CPUs", atStart, func(s *api.Settings) any { return &s.CPUs }},
+	{"memory", "memory of the machine", atStart, func(s *api.Settings) any { return &s.Memory }},
+	{"disk", "size of the disk with images, containers and volumes; it can grow, not shrink", atStart, func(s *api.Settings) any { return &s.Disk }},
+	{"arch", "architecture of the guest, amd64 or arm64; empty: this computer's", atStart, func(s *api.Settings) any { return &s.Arch }},
+	{"shares", "directories of this computer that containers can mount: PATH[:ro][:secrets]", atOnce, func(s *api.Settings) any { return &s.Shares }},
+	{"ports.address", "where published ports are open when -p names no address", atOnce, func(s *api.Settings) any { return &s.Ports.Address }},
+	{"ports.client-address", "containers see the address of the client of a published port", atOnce, func(s *api.Settings) any { return &s.Ports.ClientAddress }},
+	{"network.loopback", "host.docker.internal reaches what listens on 127.0.0.1 of this computer", atOnce, func(s *api.Settings) any { return &s.Network.Loopback }},
+	{"network.http-proxy", "proxy for http; empty: as the environment of `coracle start` says", ifPossible, func(s *api.Settings) any { return &s.Network.HTTPProxy }},
+	{"network.https-proxy", "proxy for https; empty: as the environment says", ifPossible, func(s *api.Settings) any { return &s.Network.HTTPSProxy }},
+	{"network.no-proxy", "hosts that are reached without a proxy, * for all; empty: as the environment says", ifPossible, func(s *api.Settings) any { return &s.Network.NoProxy }},
+	{"network.certificates", "files with CA certificates (PEM) to trust beside this computer's own", ifPossible, func(s *api.Settings) any { return &s.Network.Certificates }},
+	{"ssh", "containers can mount your ssh agent's socket, /run/host-services/ssh-auth.sock", atOnce, func(s *api.Settings) any { return &s.SSH }},
 }
 
 // aliases are other words for keys.
@@ -65,7 +74,7 @@ func find(key string, s api.Settings) (row, error) {
 		}
 	}
 	if key == engine {
-		return row{engine, "all keys of dockerd's daemon.json, as one JSON object", true, func(s *api.Settings) any { return &s.Engine }}, nil
+		return row{engine, "all keys of dockerd's daemon.json, as one JSON object", ifPossible, func(s *api.Settings) any { return &s.Engine }}, nil
 	}
 	if name, ok := strings.CutPrefix(key, engine+"."); ok && name != "" {
 		return engineRow(name), nil
@@ -297,15 +306,6 @@ func (r row) equal(a, b api.Settings) bool {
 		return bytes.Equal(e.normal(), r.at(&b).(engineField).normal())
 	}
 	return slices.Equal(r.get(a), r.get(b))
-}
-
-// waits is whether a machine in which inForce counts does not follow saved yet.
-func (r row) waits(saved, inForce api.Settings) bool {
-	if e, ok := r.at(&saved).(engineField); ok && e.raw() == nil {
-		now := r.at(&inForce).(engineField).normal()
-		return now != nil && string(now) != e.zero
-	}
-	return !r.equal(saved, inForce)
 }
 
 // normal is JSON text in the form in which it also comes back from YAML: compact, keys in order, whole numbers as they are and

@@ -44,6 +44,7 @@ var Table = map[api.Code]Advice{
 	api.CodePortInUse:    {"another program listens there", "end that program, or choose another port"},
 	api.CodeShare:        {"a directory that the machine's settings share is not there, or is none", "make the directory, or run `coracle config remove shares PATH`"},
 	api.CodeEngine:       {"the Docker Engine does not take a key of its settings", "see `coracle logs NAME`, then run `coracle config remove engine.KEY`"},
+	api.CodeRestart:      {"a running machine cannot follow this setting without losing containers", "run `coracle stop NAME`, then `coracle start NAME`"},
 	api.CodePermission:   {"a file or directory does not belong to this user", "give it back to this user, or set CORACLE_HOME to a directory of yours"},
 }
 

@@ -86,7 +86,7 @@ func statusOf(code api.Code) int {
 		return http.StatusNotFound
 	case api.CodeName, api.CodeConfig, api.CodePathTooLong, api.CodeShare, api.CodeEngine:
 		return http.StatusBadRequest
-	case api.CodeRunning, api.CodeNotRunning, api.CodePortInUse:
+	case api.CodeRunning, api.CodeNotRunning, api.CodePortInUse, api.CodeRestart:
 		return http.StatusConflict
 	case api.CodeGuestTimeout, api.CodeGuestFailed, api.CodeCrashed:
 		return http.StatusServiceUnavailable
