@@ -97,8 +97,20 @@ func checkDrivers(ctx context.Context, drivers []vm.Driver) []api.Check {
 		} else {
 			checks = append(checks, api.Check{Name: "accelerator", Level: api.CheckWarn, Detail: caps.Accelerator + ": " + caps.Reason, Hint: "machines work, but slower; give this user a /dev/kvm that can run a guest"})
 		}
+		if caps.Accelerator == "tcg" && older(caps.Version, 8, 1) {
+			checks = append(checks, api.Check{Name: "emulation", Level: api.CheckWarn, Detail: "QEMU " + caps.Version + " emulates all CPUs of a machine in one thread", Hint: "install QEMU 8.1 or later"})
+		}
 	}
 	return checks
+}
+
+// older is whether a version is known and before major.minor.
+func older(version string, major, minor int) bool {
+	var a, b int
+	if n, _ := fmt.Sscanf(version, "%d.%d", &a, &b); n < 2 {
+		return false
+	}
+	return a < major || a == major && b < minor
 }
 
 func checkImage(s Subject) api.Check {
@@ -110,8 +122,8 @@ func checkImage(s Subject) api.Check {
 }
 
 // checkMachines finds machines that failed, hang, or whose directory nobody understands.
-func checkMachines(ctx context.Context, home string) []api.Check {
-	list, err := api.List(ctx, home)
+func checkMachines(ctx context.Context, s Subject) []api.Check {
+	list, err := api.List(ctx, s.Home)
 	if err != nil {
 		return []api.Check{failed("machines", err)}
 	}
@@ -124,11 +136,14 @@ func checkMachines(ctx context.Context, home string) []api.Check {
 			c = api.Check{Name: c.Name, Level: api.CheckWarn, Detail: fmt.Sprintf("%s: %s", st.State, st.Error.Message), Hint: Explain(st.Error, st.Name).Hint, Code: st.Error.Code}
 		}
 		checks = append(checks, c)
+		if s.Settings != nil {
+			checks = append(checks, checkSettings(st.Name, s.Settings)...)
+		}
 	}
-	entries, _ := os.ReadDir(paths.Machines(home)) // List could
+	entries, _ := os.ReadDir(paths.Machines(s.Home)) // List could
 	for _, e := range entries {
 		if !known[e.Name()] {
-			checks = append(checks, api.Check{Name: "machine " + fmt.Sprintf("%q", e.Name()), Level: api.CheckWarn, Detail: "no machine can have this name", Hint: "remove " + filepath.Join(paths.Machines(home), e.Name()) + " if it is not needed"})
+			checks = append(checks, api.Check{Name: "machine " + fmt.Sprintf("%q", e.Name()), Level: api.CheckWarn, Detail: "no machine can have this name", Hint: "remove " + filepath.Join(paths.Machines(s.Home), e.Name()) + " if it is not needed"})
 		}
 	}
 	return checks

@@ -108,8 +108,12 @@ type Subject struct {
 	Image func() (string, error)
 	// Space is how much of the home's disk is free and how much a start needs, in bytes.
 	Space func() (free, needed int64, err error)
-	// Host is the host's memory in bytes, and what a new machine would get of it.
+	// Memory is the host's memory in bytes, Default what a new machine would get of it.
 	Memory, Default int64
+	// Settings reads a machine's settings and checks them; nil: nobody asks.
+	Settings func(name string) (api.Settings, error)
+	// Watches is how many directories can be watched; 0: there is no limit, or nobody asks.
+	Watches int
 }
 
 // Checks looks for whatever could keep a machine from starting, without changing anything.
@@ -117,7 +121,8 @@ func Checks(ctx context.Context, s Subject) []api.Check {
 	checks := []api.Check{checkHome(s.Home), checkSockets(s.Home), checkSpace(s), checkMemory(s)}
 	checks = append(checks, checkDrivers(ctx, s.Drivers)...)
 	checks = append(checks, checkImage(s))
-	return append(checks, checkMachines(ctx, s.Home)...)
+	checks = append(checks, checkWatches(s.Watches)...)
+	return append(checks, checkMachines(ctx, s)...)
 }
 
 func failed(name string, err error) api.Check {

@@ -150,6 +150,22 @@ func TestChecks(t *testing.T) {
 			machine(t, s.Home, "bad", `{"state":"failed","error":{"code":"vm-crashed","message":"m"}}`)
 		}, "machine bad", api.CheckWarn, api.CodeCrashed},
 		{"good machine", func(t *testing.T, s *diagnose.Subject) { machine(t, s.Home, "good", `{"state":"stopped"}`) }, "machine good", api.CheckOK, ""},
+		{"few watches", func(_ *testing.T, s *diagnose.Subject) { s.Watches = 8192 }, "file events", api.CheckWarn, ""},
+		{"many watches", func(_ *testing.T, s *diagnose.Subject) { s.Watches = 1 << 20 }, "file events", api.CheckOK, ""},
+		{"settings", func(t *testing.T, s *diagnose.Subject) { settings(t, s, api.Settings{}, nil) }, "settings of m", api.CheckOK, ""},
+		{"settings that nobody can read", func(t *testing.T, s *diagnose.Subject) {
+			settings(t, s, api.Settings{}, &api.Error{Code: api.CodeConfig, Message: "line 2", Hint: "edit it"})
+		}, "settings of m", api.CheckFail, api.CodeConfig},
+		{"a share that is gone", func(t *testing.T, s *diagnose.Subject) {
+			settings(t, s, api.Settings{Shares: []api.Share{{Path: s.Home}, {Path: s.Home + "/gone"}}}, nil)
+		}, "settings of m", api.CheckWarn, api.CodeShare},
+		{"another host's address", func(t *testing.T, s *diagnose.Subject) {
+			settings(t, s, api.Settings{Ports: api.Ports{Address: "192.0.2.1"}}, nil)
+		}, "settings of m", api.CheckWarn, api.CodeConfig},
+		{"this host's address", func(t *testing.T, s *diagnose.Subject) {
+			settings(t, s, api.Settings{Shares: []api.Share{{Path: s.Home}}, Ports: api.Ports{Address: "::1"}}, nil)
+		}, "settings of m", api.CheckOK, ""},
+		{"old QEMU", func(_ *testing.T, s *diagnose.Subject) { s.Drivers = []vm.Driver{old{&vmtest.Driver{}, "7.2.22"}} }, "emulation", api.CheckWarn, ""},
 		{"stray directory", func(t *testing.T, s *diagnose.Subject) { machine(t, s.Home, "Stray", "") }, `machine "Stray"`, api.CheckWarn, ""},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -166,6 +182,35 @@ func TestChecks(t *testing.T) {
 			}
 			t.Errorf("there is no check %q", tc.check)
 		})
+	}
+}
+
+// settings gives the subject a machine m with settings, or none that can be read.
+func settings(t *testing.T, s *diagnose.Subject, what api.Settings, err error) {
+	t.Helper()
+	machine(t, s.Home, "m", `{"state":"stopped"}`)
+	s.Settings = func(string) (api.Settings, error) { return what, err }
+}
+
+// old is a driver that emulates, of a version.
+type old struct {
+	vm.Driver
+	version string
+}
+
+func (o old) Probe(context.Context) (vm.Capabilities, error) {
+	return vm.Capabilities{Accelerator: "tcg", Version: o.version, Reason: "no KVM"}, nil
+}
+
+func TestNewQEMU(t *testing.T) {
+	s := subject(t)
+	for _, version := range []string{"8.1.0", "10.0.2", ""} {
+		s.Drivers = []vm.Driver{old{&vmtest.Driver{}, version}}
+		for _, c := range diagnose.Checks(t.Context(), s) {
+			if c.Name == "emulation" {
+				t.Errorf("%q: %+v", version, c)
+			}
+		}
 	}
 }
 
