@@ -22,6 +22,7 @@ import (
 	"github.com/coracle-engine/coracle/guest/net"
 	"github.com/coracle-engine/coracle/guest/service"
 	"github.com/coracle-engine/coracle/guest/share"
+	"github.com/coracle-engine/coracle/guest/watch"
 	"golang.org/x/sys/unix"
 )
 
@@ -42,6 +43,8 @@ type guest struct {
 	shares  *share.Shares
 	docker  *engine.Engine
 	ssh     *sshAgent
+	clients *watch.Clients
+	open    *watch.Ports  // what is to be open on the host
 	shared  chan struct{} // closed when the shares are there, or cannot be
 }
 
@@ -106,6 +109,11 @@ func (g *guest) compose() {
 	g.ssh = &sshAgent{path: api.SSHAgentSocket, log: a.log, dial: func(ctx context.Context) (gonet.Conn, error) {
 		return dialHost(ctx, api.PortSSH, g.boot.Secret)
 	}}
+	g.clients = watch.NewClients(a.log, func(ctx context.Context, path string, args ...string) error {
+		return g.command(ctx, "ports", []int{0}, path, args...)
+	})
+	g.open = watch.NewPorts(a.log, func(list []api.Forward) { a.events.add(api.Event{Kind: api.EventForwards, Forwards: list}) })
+	a.publisher = g.open
 	g.docker = engine.New(engine.Config{
 		Reaper: g.reaper, Step: a.events.step, Refused: func(err error) { a.refused(engine.Settings, err) },
 		Output: func(source string) io.Writer { return g.console.Writer(source) },
@@ -121,6 +129,7 @@ func (g *guest) compose() {
 		{"network", func(_ context.Context, s api.Spec) error { return net.Apply(s.Network) }},
 		{sharing, func(ctx context.Context, s api.Spec) error { return g.shares.Apply(ctx, s.Shares) }},
 		{sshSocket, func(_ context.Context, s api.Spec) error { return g.ssh.set(s.SSHAgent) }},
+		{"client addresses", func(_ context.Context, s api.Spec) error { g.clients.Set(s.ClientAddress); return nil }},
 		{engine.Settings, g.docker.Apply},
 	}
 }
@@ -285,14 +294,7 @@ func (g *guest) data(ctx context.Context) error {
 		return err
 	}
 	run := func(ctx context.Context, ok []int, path string, args ...string) error {
-		status, err := g.reaper.Command(ctx, g.console.Writer("disk"), path, args...)
-		if err != nil {
-			return err
-		}
-		if code := service.Exit(status); !slices.Contains(ok, code) {
-			return fmt.Errorf("%s ended with status %d: see the console log", path, code)
-		}
-		return nil
+		return g.command(ctx, "disk", ok, path, args...)
 	}
 	if err := boot.Data(ctx, g.agent.log, run, disk); err != nil {
 		return err
@@ -300,12 +302,26 @@ func (g *guest) data(ctx context.Context) error {
 	return boot.BindData()
 }
 
+// command runs a program to its end, which is to have one of the statuses in ok. What it writes is logged as source's.
+func (g *guest) command(ctx context.Context, source string, ok []int, path string, args ...string) error {
+	status, err := g.reaper.Command(ctx, g.console.Writer(source), path, args...)
+	if err != nil {
+		return err
+	}
+	if code := service.Exit(status); !slices.Contains(ok, code) {
+		return fmt.Errorf("%s ended with status %d: see the console log", path, code)
+	}
+	return nil
+}
+
 // engine runs containerd and dockerd until ctx ends.
 func (g *guest) engine(ctx context.Context, index *boot.Index) error {
 	if err := g.docker.Prepare(g.boot.Spec); err != nil {
 		return err
 	}
-	group, err := service.NewGroup(g.agent.report(), service.DefaultPause, g.docker.Units()...)
+	g.clients.Set(g.boot.Spec.ClientAddress)
+	ports := service.Unit{Service: &publishing{g.open}}
+	group, err := service.NewGroup(g.agent.report(), service.DefaultPause, append([]service.Unit{ports}, g.docker.Units(ports.Name())...)...)
 	if err != nil {
 		return err
 	}
@@ -322,6 +338,9 @@ func (g *guest) late(ctx context.Context, index *boot.Index) {
 	if err := g.agent.engineReady(ctx); err != nil && ctx.Err() != nil {
 		return
 	}
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() { watch.NewListeners(g.agent.log, g.open).Run(ctx) })
 	defer g.agent.events.step("late modules")()
 	err := g.loader.Load(ctx, index, index.Class(boot.ClassLate)...)
 	if err = errors.Join(err, boot.MountExtra()); err != nil && ctx.Err() == nil {

@@ -13,6 +13,7 @@ import (
 	"github.com/coracle-engine/coracle/guest/api"
 	"github.com/coracle-engine/coracle/guest/engine"
 	"github.com/coracle-engine/coracle/guest/service"
+	"github.com/coracle-engine/coracle/guest/watch"
 	"github.com/mdlayher/vsock"
 )
 
@@ -38,6 +39,22 @@ func (p *port) Run(ctx context.Context, ready func()) error {
 	return p.serve(ctx, l)
 }
 
+// publishing is the Service that answers docker-proxy programs.
+type publishing struct{ ports *watch.Ports }
+
+// Name implements service.Service.
+func (p *publishing) Name() string { return "published ports" }
+
+// Run implements service.Service.
+func (p *publishing) Run(ctx context.Context, ready func()) error {
+	l, err := watch.Listen(watch.SocketPath)
+	if err != nil {
+		return err
+	}
+	ready()
+	return p.ports.Serve(ctx, l)
+}
+
 // anyCID binds to every address this machine has or will have: the device may be plugged later (VMADDR_CID_ANY).
 const anyCID = 0xFFFFFFFF
 
@@ -60,6 +77,7 @@ func (g *guest) openPorts() (*service.Group, error) {
 	}
 	docker := &dockerPort{ready: g.agent.engineReady, socket: engine.Socket, log: log}
 	shell := &shellPort{reaper: g.reaper, home: "/root", log: log}
+	connections := watch.NewConnections(log, g.open, g.clients)
 	serve := func(f func(context.Context, gonet.Conn)) func(context.Context, gonet.Listener) error {
 		return func(ctx context.Context, l gonet.Listener) error { return streams(ctx, l, maxStreams, f) }
 	}
@@ -72,6 +90,7 @@ func (g *guest) openPorts() (*service.Group, error) {
 		service.Unit{Service: &port{"agent", listen(api.PortAgent), serveAPI(g.agent, log)}},
 		service.Unit{Service: &port{"docker", listen(api.PortDocker), serve(docker.serve)}},
 		service.Unit{Service: &port{"shell", listen(api.PortShell), serve(shell.serve)}},
+		service.Unit{Service: &port{"published ports", listen(api.PortConnect), serve(connections.Serve)}},
 		service.Unit{Service: &port{"file events", listen(api.PortReplay), serve(g.shares.Serve)}},
 	)
 }

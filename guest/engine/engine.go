@@ -132,14 +132,15 @@ func (e *Engine) Prepare(spec api.Spec) error {
 }
 
 // Units returns containerd and dockerd. They start side by side: dockerd waits for containerd's socket by itself, and its
-// own start is the longer one. When they stop, containerd outlives dockerd, which needs it to stop containers.
-func (e *Engine) Units() []service.Unit {
+// own start is the longer one. When they stop, containerd outlives dockerd, which needs it to stop containers. needs are
+// services that must be ready before dockerd starts.
+func (e *Engine) Units(needs ...string) []service.Unit {
 	containerd := &service.Process{
 		Label: Containerd, Path: "/usr/bin/containerd", Args: []string{"--config", containerdConfig}, Env: environment,
 		OOMScore: -999, Grace: 10 * time.Second, Output: e.c.Output(Containerd), Reaper: e.c.Reaper,
 		Notify: filepath.Join(notifyDir, Containerd),
 	}
-	return []service.Unit{{Service: containerd}, {Service: starter{e}, Uses: []string{Containerd}}}
+	return []service.Unit{{Service: containerd}, {Service: starter{e}, Needs: needs, Uses: []string{Containerd}}}
 }
 
 // starter is dockerd as a service that falls back to other settings where it does not start.

@@ -16,7 +16,7 @@ import (
 )
 
 // ProxyPath is the program that dockerd starts for each published port. It is ours: it has the host open the port.
-const ProxyPath = "/usr/libexec/coracle/docker-proxy"
+const ProxyPath = "/usr/bin/docker-proxy"
 
 // settings are the keys of daemon.json.
 type settings map[string]any
