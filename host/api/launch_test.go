@@ -47,9 +47,9 @@ func TestLaunchArguments(t *testing.T) {
 	home := newHome(t)
 	fake(t, "{args}\n{home}\n")
 	_, err := api.Launch(t.Context(), api.LaunchOptions{
-		Home: home, Name: "work", CPUs: 3, Memory: 1 << 30, Arch: "arm64", Context: true, Since: time.Unix(5, 7),
+		Home: home, Name: "work", CPUs: 3, Memory: 1 << 30, Arch: "arm64", Shares: []string{"/a:ro", "/b"}, Context: true, Since: time.Unix(5, 7),
 	}, func(api.Event) error { return nil })
-	want := "run --since 5000000007 --context=true --cpus 3 --memory 1073741824 --arch arm64 -- work\n" + home
+	want := "run --since 5000000007 --context=true --cpus 3 --memory 1073741824 --arch arm64 --share=/a:ro --share=/b -- work\n" + home
 	if err == nil || !strings.Contains(err.Error(), want) {
 		t.Errorf("told %v: want %q", err, want)
 	}
