@@ -54,6 +54,7 @@ func (s *session) http2(ctx context.Context, head []byte) {
 		}
 		forward.ServeHTTP(w, r)
 	})}
+	s.lent = true
 	conn := &rest{Conn: s.client, Reader: io.MultiReader(bytes.NewReader(head), s.in), closed: make(chan struct{})}
 	_ = server.Serve(&oneConn{conn: conn}) // ends with the connection
 	cancel()

@@ -20,6 +20,7 @@ type session struct {
 	proxy  *Proxy
 	client net.Conn
 	in     *bufio.Reader // of client
+	lent   bool          // in is net/http's, which does not say when it is done with it
 	abort  func()        // ends the whole session
 	engine *stream       // where requests go now
 	downs  sync.WaitGroup
@@ -38,8 +39,12 @@ type stream struct {
 	stop    func() bool             // forgets to close it at the session's end
 }
 
+var readers = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, 64<<10) }}
+
 func newSession(p *Proxy, client net.Conn, abort func()) *session {
-	return &session{proxy: p, client: client, abort: abort, in: bufio.NewReaderSize(client, 32<<10)}
+	in := readers.Get().(*bufio.Reader)
+	in.Reset(client)
+	return &session{proxy: p, client: client, abort: abort, in: in}
 }
 
 // run serves the client until both directions have ended. It owns engine. The end of ctx closes it.
@@ -48,6 +53,10 @@ func (s *session) run(ctx context.Context, engine net.Conn) {
 	defer func() {
 		s.downs.Wait()
 		s.engine.drop()
+		if !s.lent {
+			s.in.Reset(nil)
+			readers.Put(s.in)
+		}
 	}()
 	for first := true; s.next(ctx, first); first = false {
 	}
@@ -257,7 +266,7 @@ func (s *session) spliced(v *verdict) bool {
 	if !raw {
 		return false
 	}
-	b, _ := s.in.Peek(s.in.Buffered())
+	b, _ := s.in.Peek(s.in.Buffered()) // not empty: it was waited for
 	if _, err := s.engine.Write(b); err != nil {
 		up.takesNoMore()
 		return true
@@ -272,7 +281,7 @@ func (s *session) failed(r *http.Request, err error) bool {
 	var why *refusal
 	switch {
 	case errors.As(err, &why):
-		s.proxy.Log.Debug("docker request refused", "status", why.status, "why", why.message)
+		s.proxy.Log.Debug("docker request refused", "status", why.status) // the reason may quote a secret
 		if s.retire() {
 			answer(s.client, r, why)
 		}
