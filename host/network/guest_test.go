@@ -3,6 +3,7 @@ package network
 import (
 	"context"
 	"io"
+	"log/slog"
 	"net"
 	"net/netip"
 	"os"
@@ -225,3 +226,5 @@ func (g *guest) abort(c *gonet.TCPConn) {
 		}
 	}
 }
+
+var discard = slog.New(slog.DiscardHandler)

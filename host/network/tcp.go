@@ -28,7 +28,7 @@ const (
 // wanted is whether a connection of the guest is to be made at all. The stack resets it otherwise.
 func (s *segment) wanted(id stack.TransportEndpointID) bool {
 	to := destination(id)
-	return s.isDNS(to) || s.connections.Load() < maxConnections && len(s.net.target(to)) > 0
+	return s.connections.Load() < maxConnections && (s.isDNS(to) || len(s.net.target(to)) > 0)
 }
 
 func (s *segment) isDNS(to netip.AddrPort) bool {
@@ -39,19 +39,18 @@ func (s *segment) isDNS(to netip.AddrPort) bool {
 // refusal as one.
 func (s *segment) connect(ctx context.Context, r *tcp.ForwarderRequest) {
 	to := destination(r.ID())
-	if s.isDNS(to) {
-		if g := s.admit(r, true); g != nil {
-			s.net.names.serveStream(ctx, g)
-			g.ep.Close()
-		}
-		return
-	}
 	if s.connections.Add(1) > maxConnections {
 		s.connections.Add(-1)
 		r.Complete(true)
 		return
 	}
 	defer s.connections.Add(-1)
+	if s.isDNS(to) {
+		if g := s.admit(r, true); g != nil {
+			s.queryStream(ctx, g)
+		}
+		return
+	}
 	host, err := s.dial(ctx, to)
 	if err != nil {
 		s.net.log.Debug("dial for the guest", "to", to, "error", err)

@@ -120,7 +120,7 @@ func TestThousandStreams(t *testing.T) {
 	var all sync.WaitGroup
 	fails := make(chan error, streams)
 	for i := range streams {
-		all.Go(func() { fails <- exchange(g, at, byte(i), size) })
+		all.Go(func() { fails <- sendAndCompare(g, at, byte(i), size) })
 	}
 	all.Wait()
 	lost := 0
@@ -143,8 +143,8 @@ func TestThousandStreams(t *testing.T) {
 	t.Errorf("%d descriptors are open, %d were before", descriptors(t), before)
 }
 
-// exchange sends bytes of its own to an echo and compares what comes back.
-func exchange(g *guest, at netip.AddrPort, seed byte, size int) error {
+// sendAndCompare sends bytes of its own to an echo and compares what comes back.
+func sendAndCompare(g *guest, at netip.AddrPort, seed byte, size int) error {
 	c, err := g.dial(at)
 	if err != nil {
 		return err
