@@ -15,7 +15,6 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -146,109 +145,6 @@ func printManifest(args []string) error {
 	lines, err := manifest(args[0])
 	fmt.Println(strings.Join(lines, "\n"))
 	return err
-}
-
-// timed prints how long f took per piece, in nanoseconds, as a benchmark reads it.
-func timed(name string, n int, f func() error) error {
-	began := time.Now()
-	if err := f(); err != nil {
-		return fmt.Errorf("%s: %w", name, err)
-	}
-	_, err := fmt.Printf("%s %d\n", name, time.Since(began).Nanoseconds()/int64(n))
-	return err
-}
-
-// small makes, looks at, reads and removes n files of 1 KiB.
-func small(args []string) error {
-	n, err := strconv.Atoi(args[1])
-	if err != nil {
-		return err
-	}
-	dir := filepath.Join(args[0], "small")
-	if err := os.Mkdir(dir, 0o755); err != nil {
-		return err
-	}
-	content := make([]byte, 1024)
-	each := func(f func(path string) error) func() error {
-		return func() error {
-			for i := range n {
-				if err := f(filepath.Join(dir, strconv.Itoa(i))); err != nil {
-					return err
-				}
-			}
-			return nil
-		}
-	}
-	stat := each(func(p string) error { _, err := os.Lstat(p); return err })
-	read := each(func(p string) error { _, err := os.ReadFile(p); return err })
-	return errors.Join(
-		timed("create", n, each(func(p string) error { return os.WriteFile(p, content, 0o644) })),
-		timed("stat", n, stat), timed("stat-warm", n, stat), timed("read", n, read), timed("read-warm", n, read),
-		timed("unlink", n, each(os.Remove)), os.Remove(dir))
-}
-
-// walk looks at every entry beneath a directory, twice: cold is what a first look costs, warm the second.
-func walk(args []string) error {
-	n := 0
-	look := func() error {
-		n = 0
-		return filepath.WalkDir(args[0], func(path string, d fs.DirEntry, err error) error {
-			if err != nil {
-				return err
-			}
-			n++
-			_, err = d.Info()
-			return err
-		})
-	}
-	return errors.Join(timed("walk-cold", 1, look), timed("walk-warm", 1, look), func() error { _, err := fmt.Println("entries", n); return err }())
-}
-
-// sequential writes and reads so many MiB, and reads them again from the cache; it prints nanoseconds per MiB.
-func sequential(args []string) error {
-	n, err := strconv.Atoi(args[1])
-	if err != nil {
-		return err
-	}
-	path := filepath.Join(args[0], "seq")
-	block := make([]byte, 1<<20)
-	for i := range block {
-		block[i] = byte(i * 7)
-	}
-	write := func() error {
-		f, err := os.Create(path)
-		if err != nil {
-			return err
-		}
-		for range n {
-			if _, err := f.Write(block); err != nil {
-				return err
-			}
-		}
-		return errors.Join(f.Sync(), f.Close())
-	}
-	read := func() error {
-		f, err := os.Open(path)
-		if err != nil {
-			return err
-		}
-		defer f.Close()
-		for range n {
-			if _, err := f.Read(block); err != nil {
-				return err
-			}
-		}
-		return nil
-	}
-	drop := func() error {
-		f, err := os.Open(path)
-		if err != nil {
-			return err
-		}
-		defer f.Close()
-		return unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED)
-	}
-	return errors.Join(timed("write", n, write), drop(), timed("read", n, read), timed("read-warm", n, read), os.Remove(path))
 }
 
 // specialFiles does in a directory what few programs do: memory maps, hard links, nameless files, sockets, locks, strange

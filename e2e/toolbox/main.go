@@ -47,8 +47,11 @@ var verbs = map[string]func(args []string) error{
 	"exercise": exercise,
 	"manifest": printManifest,
 	"small":    small,
+	"plant":    plant,
 	"walk":     walk,
 	"seq":      sequential,
+	"busy":     busy,
+	"mount":    mount,
 	"files":    specialFiles,
 	"escape":   escape,
 	"unixget":  unixGet,
@@ -169,9 +172,13 @@ func zeros(args []string) error {
 	if err != nil {
 		return err
 	}
+	return zerosTo(os.Stdout, n)
+}
+
+func zerosTo(to io.Writer, n int64) error {
 	buf := make([]byte, 64<<10)
 	for n > 0 {
-		w, err := os.Stdout.Write(buf[:min(n, int64(len(buf)))])
+		w, err := to.Write(buf[:min(n, int64(len(buf)))])
 		if err != nil {
 			return err
 		}
