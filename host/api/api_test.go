@@ -369,7 +369,7 @@ func TestShellFails(t *testing.T) {
 		guest func(net.Conn)
 		text  string
 	}{
-		"no process":   {func(c net.Conn) { guestapi.WriteFrame(c, guestapi.FrameError, []byte("no such program")) }, "no such program"},
+		"no process": {func(c net.Conn) { guestapi.WriteFrame(c, guestapi.FrameError, []byte("no such program")) }, "no such program"},
 		"cut off": {func(c net.Conn) {
 			guestapi.ReadFrame(c) // what is left unread when the stream is closed would make a reset of its end
 			guestapi.ReadFrame(c)
