@@ -61,6 +61,13 @@ func dispatch(ctx context.Context, home, command string, args []string) error {
 			return err
 		}
 		return answer(struct{}{}, remove(ctx, home, name), name)
+	case "config":
+		name, err := oneName(flag.NewFlagSet("config", flag.ExitOnError), args)
+		if err != nil {
+			return err
+		}
+		c, err := configure(ctx, home, name, os.Stdin)
+		return answer(c, err, name)
 	case "doctor":
 		checks, err := doctor(ctx, home)
 		return answer(checks, err, "")
@@ -88,6 +95,10 @@ func parseRun(args []string) (o options, err error) {
 	flags.Int64Var(&o.memory, "memory", 0, "memory in bytes; 0 leaves the machine's setting")
 	flags.Int64Var(&o.disk, "disk", 0, "size of the data disk in bytes; 0 leaves the machine's setting")
 	flags.StringVar(&o.arch, "arch", "", "architecture of the guest; empty leaves the machine's setting")
+	flags.Func("share", "directory to share, PATH[:ro][:secrets]; may be given again", func(text string) error {
+		o.shares = append(o.shares, text)
+		return nil
+	})
 	flags.BoolVar(&o.context, "context", true, "make and select the docker context")
 	since := flags.Int64("since", 0, "when the start was asked for, in nanoseconds since 1970")
 	o.name, err = oneName(flags, args)

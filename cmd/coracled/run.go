@@ -37,6 +37,7 @@ type options struct {
 	cpus         int
 	memory, disk int64
 	arch         string
+	shares       []string // as api.ParseShare reads them
 	context      bool
 	since        time.Time
 }
@@ -165,7 +166,16 @@ func (o options) serve(ctx context.Context, home string, place paths.Machine, he
 	log := slog.New(slog.NewTextHandler(logs, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	log.Info("launched", "name", o.name, "pid", os.Getpid(), "home", home)
 
-	m := machine.New(o.machineConfig(home, place, held, log))
+	around, err := newAround(home, place, log)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err := around.close(); err != nil {
+			log.Error("close what is around the machine", "err", err)
+		}
+	}()
+	m := machine.New(o.machineConfig(home, place, held, around, log))
 	apiListener, err := socket.Listen(place.APISocket())
 	if err != nil {
 		return fmt.Errorf("open API socket: %w", err)
@@ -181,7 +191,7 @@ func (o options) serve(ctx context.Context, home string, place paths.Machine, he
 	defer beside.Wait()
 	proxyCtx, stopProxy := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopProxy()
-	proxy := dockerproxy.Proxy{Log: log, Dial: func(ctx context.Context) (net.Conn, error) {
+	proxy := dockerproxy.Proxy{Log: log, Policy: around.policy, Dial: func(ctx context.Context) (net.Conn, error) {
 		ctx, cancel := context.WithTimeout(ctx, engineWait)
 		defer cancel()
 		return m.DialDocker(ctx)
@@ -191,7 +201,11 @@ func (o options) serve(ctx context.Context, home string, place paths.Machine, he
 			log.Error("docker proxy ended", "err", err)
 		}
 	})
-	srv := server.New(served{m, place}, log)
+	host, err := thisHost(home)
+	if err != nil {
+		return err
+	}
+	srv := server.New(served{m, place, &config.File{Machine: o.name, Path: place.Config(), Disk: place.DataDisk(), Host: host}}, log)
 	beside.Go(func() { _ = srv.Serve(apiListener) })
 	beside.Go(func() { tell(m) })
 
@@ -211,6 +225,11 @@ func (o options) serve(ctx context.Context, home string, place paths.Machine, he
 type served struct {
 	*machine.Machine
 	place paths.Machine
+	file  *config.File
+}
+
+func (s served) Configure(ctx context.Context, ch api.Change) (api.Configuration, error) {
+	return s.file.Configure(ctx, s, ch)
 }
 
 func (s served) Status() api.Status {
@@ -241,10 +260,10 @@ func tell(m *machine.Machine) {
 	releaseOutput()
 }
 
-func (o options) machineConfig(home string, place paths.Machine, held *os.File, log *slog.Logger) machine.Config {
+func (o options) machineConfig(home string, place paths.Machine, held *os.File, around *around, log *slog.Logger) machine.Config {
 	files := &files{home: home, place: place}
 	settings := func() (api.Settings, error) {
-		s, kept, err := o.settings(place)
+		s, kept, err := o.settings(home, place)
 		files.settings, files.keep = s, !kept
 		return s, err
 	}
@@ -252,7 +271,7 @@ func (o options) machineConfig(home string, place paths.Machine, held *os.File, 
 		Name: o.name, Since: o.since,
 		Drivers:  drivers.All(log, cacheDir(home)),
 		VM:       vm.Config{Name: o.name, RunDir: place.RunDir(), Console: place.Console(), KeepOpen: []*os.File{held}},
-		Settings: settings, Files: files, Around: &around{},
+		Settings: settings, Files: files, Around: around,
 		DockerSocket: place.DockerSocket(), ContextName: paths.ContextName(o.name),
 		Ping:    api.New(place).Ping,
 		Explain: func(err error) *api.Error { return diagnose.Explain(err, o.name) },
@@ -291,8 +310,8 @@ func dockerContext(place paths.Machine) integrate.Context {
 }
 
 // settings are the machine's own, with what the user asked for now put over them; kept is whether its file says just that.
-func (o options) settings(place paths.Machine) (s api.Settings, kept bool, err error) {
-	host, err := config.ThisHost()
+func (o options) settings(home string, place paths.Machine) (s api.Settings, kept bool, err error) {
+	host, err := thisHost(home)
 	if err != nil {
 		return s, false, err
 	}
@@ -313,7 +332,17 @@ func (o options) settings(place paths.Machine) (s api.Settings, kept bool, err e
 	if o.arch != "" {
 		s.Arch = o.arch
 	}
+	if s, err = config.AddShares(s, o.shares); err != nil {
+		return s, false, err
+	}
 	return s, kept && reflect.DeepEqual(s, old), config.Check(s, host)
+}
+
+// thisHost is the host that settings are checked against.
+func thisHost(home string) (config.Host, error) {
+	host, err := config.ThisHost()
+	host.Coracle = home
+	return host, err
 }
 
 // save keeps the status for when this process is gone. A disk that is full loses it, not the machine.

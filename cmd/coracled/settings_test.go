@@ -52,7 +52,7 @@ func TestSettings(t *testing.T) {
 	} {
 		f := &files{place: place}
 		var kept bool
-		if f.settings, kept, err = step.o.settings(place); err == nil {
+		if f.settings, kept, err = step.o.settings(place.Dir, place); err == nil {
 			f.keep = !kept
 			_, err = f.Disk(min(f.settings.Disk, 8<<30))
 		}
@@ -78,7 +78,7 @@ func TestSettingsByHand(t *testing.T) {
 		want bool // the text stays
 	}{{options{}, true}, {options{cpus: 1, memory: 512 << 20}, true}, {options{memory: 513 << 20}, false}} {
 		f := &files{place: place}
-		s, kept, err := step.o.settings(place)
+		s, kept, err := step.o.settings(place.Dir, place)
 		if err != nil {
 			t.Fatal(err)
 		}

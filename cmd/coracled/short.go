@@ -2,8 +2,10 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -45,6 +47,40 @@ func remove(ctx context.Context, home, name string) error {
 		return fmt.Errorf("remove machine: %w", err)
 	}
 	return nil
+}
+
+// configure makes the change that in holds, as JSON, to the settings of a machine that does not run. The default machine can
+// have settings before it is first started.
+func configure(ctx context.Context, home, name string, in io.Reader) (api.Configuration, error) {
+	var out api.Configuration
+	var ch api.Change
+	if err := json.NewDecoder(in).Decode(&ch); err != nil {
+		return out, fmt.Errorf("read change of settings: %w", err)
+	}
+	place, err := paths.ForMachine(home, name)
+	if err != nil {
+		return out, err
+	}
+	if _, err := os.Stat(place.Dir); errors.Is(err, os.ErrNotExist) && name != paths.DefaultMachine {
+		return out, api.Errorf(api.CodeNotFound, "there is no machine %q", name)
+	}
+	host, err := thisHost(home)
+	if err != nil {
+		return out, err
+	}
+	if ch.Verb != "" {
+		held, err := own(ctx, place)
+		if err != nil {
+			return out, err
+		}
+		defer held.Close()
+	}
+	file := config.File{Machine: name, Path: place.Config(), Disk: place.DataDisk(), Host: host}
+	out, err = file.Configure(ctx, nil, ch)
+	if err != nil && ch.Verb != "" && isNew(place) {
+		_ = discard(place) // there is nothing in it but what we just made
+	}
+	return out, err
 }
 
 // doctor looks for whatever could keep a machine from starting.

@@ -100,6 +100,9 @@ func (m Machine) DockerSocket() string { return filepath.Join(m.Dir, "docker.soc
 // DataDisk is the machine's raw disk, with all images, containers and volumes.
 func (m Machine) DataDisk() string { return filepath.Join(m.Dir, "data.img") }
 
+// Owners is the directory of what containers said of the owners and modes of the host's files.
+func (m Machine) Owners() string { return filepath.Join(m.Dir, "owners") }
+
 // Console is the log of the guest's console.
 func (m Machine) Console() string { return filepath.Join(m.Dir, "console.log") }
 
