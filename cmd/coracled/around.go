@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -58,26 +57,28 @@ func newAround(home string, place paths.Machine, log *slog.Logger) (*around, err
 		return nil, fmt.Errorf("make network: %w", err)
 	}
 	if a.ports, err = forward.New(forward.Config{Log: log, Dial: a.dial, Address: "127.0.0.1"}); err != nil {
-		return nil, errors.Join(fmt.Errorf("open ports: %w", err), a.close())
+		a.close()
+		return nil, fmt.Errorf("open ports: %w", err)
 	}
 	if a.watcher, err = notify.New(); err != nil {
 		log.Warn("files of the host cannot be watched: the guest remembers nothing of them for long", "err", err)
 	}
 	if err := os.MkdirAll(place.Owners(), 0o700); err != nil {
-		return nil, errors.Join(err, a.close())
+		a.close()
+		return nil, err
 	}
 	cfg := share.Config{Log: log, Dir: place.Owners(), Hidden: []string{home}}
 	if a.watcher != nil {
 		cfg.Watcher = a.watcher
 	}
 	if a.files, err = share.New(cfg); err != nil {
-		return nil, errors.Join(fmt.Errorf("serve files: %w", err), a.close())
+		a.close()
+		return nil, fmt.Errorf("serve files: %w", err)
 	}
 	return a, nil
 }
 
-func (a *around) close() error {
-	var err error
+func (a *around) close() {
 	if a.ports != nil {
 		a.ports.Close()
 	}
@@ -85,12 +86,15 @@ func (a *around) close() error {
 		a.network.Close()
 	}
 	if a.files != nil {
-		err = a.files.Close()
+		if err := a.files.Close(); err != nil {
+			a.log.Error("close file server", "err", err)
+		}
 	}
 	if a.watcher != nil {
-		err = errors.Join(err, a.watcher.Close())
+		if err := a.watcher.Close(); err != nil {
+			a.log.Error("close file watcher", "err", err)
+		}
 	}
-	return err
 }
 
 // tag names a share in the guest's file system. It is made of the path alone, so that a share keeps its place there when

@@ -165,16 +165,15 @@ func (o options) serve(ctx context.Context, home string, place paths.Machine, he
 	_ = debug.SetCrashOutput(logs.file, debug.CrashOptions{})
 	log := slog.New(slog.NewTextHandler(logs, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	log.Info("launched", "name", o.name, "pid", os.Getpid(), "home", home)
-
+	host, err := thisHost(home)
+	if err != nil {
+		return err
+	}
 	around, err := newAround(home, place, log)
 	if err != nil {
 		return err
 	}
-	defer func() {
-		if err := around.close(); err != nil {
-			log.Error("close what is around the machine", "err", err)
-		}
-	}()
+	defer around.close()
 	m := machine.New(o.machineConfig(home, place, held, around, log))
 	apiListener, err := socket.Listen(place.APISocket())
 	if err != nil {
@@ -201,10 +200,6 @@ func (o options) serve(ctx context.Context, home string, place paths.Machine, he
 			log.Error("docker proxy ended", "err", err)
 		}
 	})
-	host, err := thisHost(home)
-	if err != nil {
-		return err
-	}
 	srv := server.New(served{m, place, &config.File{Machine: o.name, Path: place.Config(), Disk: place.DataDisk(), Host: host}}, log)
 	beside.Go(func() { _ = srv.Serve(apiListener) })
 	beside.Go(func() { tell(m) })

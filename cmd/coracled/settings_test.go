@@ -36,6 +36,11 @@ func TestSettings(t *testing.T) {
 		t.Skip("a host with less than 2 GiB of memory: use a larger one")
 	}
 	place, def := testPlace(t), config.Default(host)
+	with := func(cpus int, memory, disk int64, arch string) api.Settings {
+		s := def
+		s.CPUs, s.Memory, s.Disk, s.Arch = cpus, memory, disk, arch
+		return s
+	}
 	for _, step := range []struct {
 		name string
 		o    options
@@ -43,12 +48,12 @@ func TestSettings(t *testing.T) {
 		code api.Code
 	}{
 		{"nothing asked", options{}, def, ""},
-		{"all asked", options{cpus: 1, memory: 1 << 30, disk: 8 << 30, arch: "arm64"}, api.Settings{CPUs: 1, Memory: 1 << 30, Disk: 8 << 30, Arch: "arm64"}, ""},
-		{"kept", options{}, api.Settings{CPUs: 1, Memory: 1 << 30, Disk: 8 << 30, Arch: "arm64"}, ""},
-		{"one asked", options{memory: 1 << 29}, api.Settings{CPUs: 1, Memory: 1 << 29, Disk: 8 << 30, Arch: "arm64"}, ""},
+		{"all asked", options{cpus: 1, memory: 1 << 30, disk: 8 << 30, arch: "arm64"}, with(1, 1<<30, 8<<30, "arm64"), ""},
+		{"kept", options{}, with(1, 1<<30, 8<<30, "arm64"), ""},
+		{"one asked", options{memory: 1 << 29}, with(1, 1<<29, 8<<30, "arm64"), ""},
 		{"impossible", options{memory: 1}, api.Settings{}, api.CodeConfig},
 		{"shrunk", options{disk: 4 << 30, cpus: 2}, api.Settings{}, api.CodeConfig},
-		{"what failed is not kept", options{}, api.Settings{CPUs: 1, Memory: 1 << 29, Disk: 8 << 30, Arch: "arm64"}, ""},
+		{"what failed is not kept", options{}, with(1, 1<<29, 8<<30, "arm64"), ""},
 	} {
 		f := &files{place: place}
 		var kept bool

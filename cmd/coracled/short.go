@@ -85,7 +85,7 @@ func configure(ctx context.Context, home, name string, in io.Reader) (api.Config
 
 // doctor looks for whatever could keep a machine from starting.
 func doctor(ctx context.Context, home string) ([]api.Check, error) {
-	host, err := config.ThisHost()
+	host, err := thisHost(home)
 	if err != nil {
 		return nil, err
 	}
@@ -105,6 +105,18 @@ func doctor(ctx context.Context, home string) ([]api.Check, error) {
 		},
 		Space:  func() (free, needed int64, err error) { return image.Free(existing(home)) },
 		Memory: host.Memory, Default: config.Default(host).Memory,
+		Watches: diagnose.Watches(),
+		Settings: func(name string) (api.Settings, error) {
+			place, err := paths.ForMachine(home, name)
+			if err != nil {
+				return api.Settings{}, err
+			}
+			s, err := config.Load(place.Config(), config.Default(host))
+			if err != nil {
+				return s, err
+			}
+			return s, config.Check(s, host)
+		},
 	}), nil
 }
 

@@ -115,7 +115,7 @@ func (g *guest) compose() {
 	g.open = watch.NewPorts(a.log, func(list []api.Forward) { a.events.add(api.Event{Kind: api.EventForwards, Forwards: list}) })
 	a.publisher = g.open
 	g.docker = engine.New(engine.Config{
-		Reaper: g.reaper, Step: a.events.step, Refused: func(err error) { a.refused(engine.Settings, err) },
+		Reaper: g.reaper, Step: a.events.step, Refused: a.refused,
 		Output: func(source string) io.Writer { return g.console.Writer(source) },
 		Before: func(ctx context.Context) error { return await(ctx, g.shared) },
 		Ready:  a.engineReady,
@@ -199,7 +199,7 @@ func (g *guest) start(ctx, agentCtx context.Context, rest *sync.WaitGroup) error
 	defer wg.Wait()
 	wg.Go(func() { g.modules(ctx, index) })
 	wg.Go(func() { g.network(ctx, index) })
-	wg.Go(func() { g.share(ctx, index) })
+	wg.Go(func() { g.share(ctx) })
 	if err := boot.Tune(); err != nil {
 		g.agent.log.Warn("some settings of the kernel stay as they are", "err", err)
 	}
@@ -269,7 +269,7 @@ func (g *guest) network(ctx context.Context, index *boot.Index) {
 
 // share brings the host's directories in, which containers must not start without, and the socket of the user's ssh agent.
 // What cannot be had is told: a machine without it is of more use than none.
-func (g *guest) share(ctx context.Context, index *boot.Index) {
+func (g *guest) share(ctx context.Context) {
 	defer close(g.shared)
 	spec := g.boot.Spec
 	if err := g.ssh.set(spec.SSHAgent); err != nil {
@@ -279,8 +279,7 @@ func (g *guest) share(ctx context.Context, index *boot.Index) {
 		return
 	}
 	defer g.agent.events.step(sharing)()
-	err := g.loader.Load(ctx, index, "virtiofs")
-	if err = errors.Join(err, g.shares.Apply(ctx, spec.Shares)); err != nil && ctx.Err() == nil {
+	if err := g.shares.Apply(ctx, spec.Shares); err != nil && ctx.Err() == nil { // virtiofs is built into the kernel
 		g.agent.refused(sharing, err)
 	}
 }

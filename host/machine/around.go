@@ -42,13 +42,14 @@ func (m *Machine) setTime(ctx context.Context, b *boot, why string) {
 	ctx, cancel := context.WithTimeout(ctx, syncTime)
 	defer cancel()
 	began := time.Now()
-	if err := b.guest.SetTime(ctx, began); err != nil {
+	doubt, err := b.guest.SyncTime(ctx)
+	if err != nil {
 		if ctx.Err() == nil || errors.Is(ctx.Err(), context.DeadlineExceeded) {
 			m.cfg.Log.Warn("set guest's clock", "why", why, "err", err)
 		}
 		return
 	}
-	m.cfg.Log.Debug("guest's clock is set", "why", why, "took", time.Since(began))
+	m.cfg.Log.Debug("guest's clock is set", "why", why, "took", time.Since(began), "doubt", doubt)
 }
 
 // driftTime is how long two clocks are let run side by side: a guest's is wrong by some 10 ms after it.
@@ -154,6 +155,12 @@ func (m *Machine) Apply(ctx context.Context, s api.Settings) error {
 	}
 	spec.Hostname = m.hostname()
 	if err := guest.Apply(ctx, spec); err != nil {
+		switch {
+		case errors.Is(err, guestapi.ErrRestart):
+			err = api.Errorf(api.CodeRestart, "%v", err)
+		case ctx.Err() == nil:
+			err = api.Errorf(api.CodeEngine, "%v", err)
+		}
 		if before, berr := m.cfg.Around.Prepare(old); berr == nil {
 			before.Hostname = m.hostname()
 			if berr := guest.Apply(ctx, before); berr != nil {
