@@ -68,7 +68,7 @@ func (e *exports) hides(id ident) bool {
 func (s *Server) enter(dir *node, name string, a *attrs, version uint64) *node {
 	s.tree.mu.Lock()
 	defer s.tree.mu.Unlock()
-	if dir.dir.version.Load() != version || dir.share.gone.Load() {
+	if version%2 != 0 || dir.dir.version.Load() != version || dir.share.gone.Load() {
 		return nil
 	}
 	return s.tree.enter(dir, name, a)
@@ -85,11 +85,15 @@ func (t *tree) enter(dir *node, name string, a *attrs) *node {
 // lookup answers what name in dir is; at is the directory. Two directories that are one another's would dead-lock the guest's
 // kernel: a share's root is not found beneath itself.
 func (s *Server) lookup(dir *node, at place, name string, out *fuse.EntryOut) fuse.Status {
-	for range 8 {
+	for try := range 6 {
+		if try == 3 { // much is being changed here: wait for a turn
+			dir.dir.mu.Lock()
+			defer dir.dir.mu.Unlock()
+		}
 		version := dir.dir.version.Load()
 		a, st := s.look(dir, at.fd, name)
 		if st == fuse.ENOENT {
-			if s.trusted(dir) {
+			if s.trusted(dir, 0) {
 				out.SetEntryTimeout(long)
 				return fuse.OK // with no node: it is missing, and may be remembered so
 			}
@@ -110,7 +114,7 @@ func (s *Server) lookup(dir *node, at place, name string, out *fuse.EntryOut) fu
 				continue
 			}
 		}
-		s.entry(out, dir, n, a)
+		s.entry(out, dir, n, a, 0)
 		return fuse.OK
 	}
 	return estale
@@ -175,7 +179,7 @@ func (s *Server) lookupShare(name string, out *fuse.EntryOut) fuse.Status {
 	sh.root.shows(&at.attrs)
 	out.NodeId = sh.root.id
 	s.fill(&out.Attr, &at.attrs)
-	out.SetAttrTimeout(s.attrTimeout(sh.root, &at.attrs))
+	out.SetAttrTimeout(s.attrTimeout(sh.root, &at.attrs, 0))
 	return fuse.OK
 }
 

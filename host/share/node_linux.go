@@ -64,7 +64,7 @@ type directory struct {
 	// mu is held around every own change of an entry, and while the host's changes are compared with names. Two directories
 	// are locked in the order of their nodes' numbers.
 	mu      sync.Mutex
-	version atomic.Uint64       // of the entries: grows with every own change and every comparison
+	version atomic.Uint64       // of the entries: odd while mu is held for a change or a comparison
 	removed map[string]struct{} // names that the guest took away, whose events are still to come; guarded by mu
 
 	watched  atomic.Bool  // changes are heard of

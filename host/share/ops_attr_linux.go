@@ -21,13 +21,17 @@ func (s *fileSystem) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, out *fuse.At
 			if err := stat(h.fd, "", &a); err != nil {
 				return status(err)
 			}
-			s.attributes(out, h.node, a)
+			s.attributes(out, h.node, a, 0)
 			return fuse.OK
 		}
 	}
 	n := s.tree.get(in.NodeId)
 	if n == nil {
 		return estale
+	}
+	var grace int32
+	if e, mine := s.replays.of(in.Pid); mine && e != nil && e.node == n {
+		grace = 1
 	}
 	p, st := s.find(n)
 	if st != fuse.OK {
@@ -40,7 +44,7 @@ func (s *fileSystem) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, out *fuse.At
 			return status(err)
 		}
 	}
-	s.attributes(out, n, p.attrs)
+	s.attributes(out, n, p.attrs, grace)
 	return fuse.OK
 }
 
@@ -89,7 +93,7 @@ func (s *fileSystem) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.At
 	shown := p.attrs
 	s.view(&shown)
 	n.made(&shown)
-	s.attributes(out, n, p.attrs)
+	s.attributes(out, n, p.attrs, 0)
 	return fuse.OK
 }
 

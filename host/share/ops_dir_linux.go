@@ -210,7 +210,7 @@ func (s *Server) describe(dir *node, at int, it *item, plus bool) bool {
 func (s *Server) enterAll(dir *node, items []item, version uint64) {
 	s.tree.mu.Lock()
 	defer s.tree.mu.Unlock()
-	if dir.dir.version.Load() != version || dir.share.gone.Load() {
+	if version%2 != 0 || dir.dir.version.Load() != version || dir.share.gone.Load() {
 		return // something changed: the guest gets the names, and asks for what it wants to know
 	}
 	for i := range items {
@@ -234,7 +234,7 @@ func (s *Server) emit(out *fuse.DirEntryList, dir *node, it *item, plus bool) {
 	}
 	var entry fuse.EntryOut
 	if it.node != nil {
-		s.entry(&entry, dir, it.node, it.attrs)
+		s.entry(&entry, dir, it.node, it.attrs, 0)
 	}
 	if place := out.AddDirLookupEntry(it.DirEntry); place != nil {
 		*place = entry

@@ -41,6 +41,7 @@ func (s *Server) lock(id uint64, name string) (locked, fuse.Status) {
 		return locked{}, st
 	}
 	n.dir.mu.Lock()
+	n.dir.version.Add(1)
 	return locked{n, at}, fuse.OK
 }
 
@@ -67,7 +68,7 @@ func (s *Server) made(d locked, name string, fd int, in *fuse.InHeader, mode uin
 			return nil, status(err)
 		}
 	}
-	s.entry(out, d.node, n, a)
+	s.entry(out, d.node, n, a, 0)
 	return n, fuse.OK
 }
 
@@ -155,7 +156,7 @@ func (s *fileSystem) Link(_ <-chan struct{}, in *fuse.LinkIn, name string, out *
 	shown := a
 	s.view(&shown)
 	n.made(&shown)
-	s.entry(out, d.node, n, a)
+	s.entry(out, d.node, n, a, 0)
 	return fuse.OK
 }
 

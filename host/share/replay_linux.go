@@ -1,14 +1,13 @@
 package share
 
 import (
-	"github.com/hanwen/go-fuse/v2/fuse"
-	"golang.org/x/sys/unix"
-
 	"strings"
 	"sync"
 	"sync/atomic"
 
 	guestapi "github.com/coracle-engine/coracle/guest/api"
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
 )
 
 // expectation is the one operation that a replaying thread is about to make: a change that the host made already. Its requests
@@ -34,6 +33,7 @@ type stream struct {
 
 // replays are the streams that there are.
 type replays struct {
+	streams int // how many there should be
 	live    atomic.Int32
 	mu      sync.Mutex // for changes of threads
 	threads atomic.Pointer[map[uint32]*stream]
@@ -99,7 +99,7 @@ func (s *Server) lookupReplayed(e *expectation, id uint64, name string, out *fus
 		if e.replaced == nil {
 			return fuse.ENOENT, true
 		}
-		s.past(out, e.replaced, attrs{ident: e.replaced.ident, mode: e.replaced.kind | 0o600, nlink: 1})
+		s.past(out, e.replaced, e.replaced.lastSeen())
 		return fuse.OK, true
 	}
 	return 0, false
@@ -140,7 +140,7 @@ func (s *Server) makeReplayed(e *expectation, in *fuse.InHeader, name string, ou
 	if e.node.kind == unix.S_IFDIR && s.see(e.node, at.fd, name, &a) != nil {
 		a = e.attrs
 	}
-	s.entry(out, dir, e.node, a)
+	s.entry(out, dir, e.node, a, 1)
 	return fuse.OK
 }
 
@@ -184,7 +184,7 @@ func (s *Server) setAttrReplayed(e *expectation, in *fuse.SetAttrIn, out *fuse.A
 		return st
 	}
 	defer p.close()
-	s.attributes(out, e.node, p.attrs)
+	s.attributes(out, e.node, p.attrs, 1)
 	if want == fuse.FATTR_SIZE {
 		out.Mtimensec ^= 1
 		out.SetTimeout(0)

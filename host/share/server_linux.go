@@ -95,7 +95,8 @@ func New(cfg Config) (*Server, error) {
 		exports: exports{byTag: map[string]*share{}},
 	}
 	s.handles.limit = handleLimit()
-	s.changes.init(cfg.Streams)
+	s.changes.init()
+	s.replays.streams = cfg.Streams
 	root := &node{id: fuse.FUSE_ROOT_ID, kind: sIFDIR, dir: &directory{}}
 	s.tree.byID[root.id] = root
 	if cfg.Watcher != nil {

@@ -66,15 +66,16 @@ func (n *node) unshown() {
 	n.shown.known = false
 }
 
-// trusted says whether the guest hears of what changes in dir, so that it may remember for long.
-func (s *Server) trusted(dir *node) bool {
+// trusted says whether the guest hears of what changes in dir, so that it may remember for long. grace is how many changes may
+// be on their way: that which the answer is part of.
+func (s *Server) trusted(dir *node, grace int32) bool {
 	d := dir.dir
-	return d.watched.Load() && d.pending.Load() == 0 && !d.doubtful.Load() && s.replays.live.Load() > 0
+	return d.watched.Load() && d.pending.Load() <= grace && !d.doubtful.Load() && s.replays.live.Load() > 0
 }
 
 // attrTimeout says how long attributes a of n may be remembered.
-func (s *Server) attrTimeout(n *node, a *attrs) time.Duration {
-	if n.kind == unix.S_IFDIR && !s.trusted(n) {
+func (s *Server) attrTimeout(n *node, a *attrs, grace int32) time.Duration {
+	if n.kind == unix.S_IFDIR && !s.trusted(n, grace) {
 		return 0
 	}
 	if n == n.share.root {
@@ -82,7 +83,7 @@ func (s *Server) attrTimeout(n *node, a *attrs) time.Duration {
 	}
 	dir := s.tree.dirOf(n)
 	switch {
-	case dir == nil || !s.trusted(dir):
+	case dir == nil || !s.trusted(dir, grace):
 		return 0
 	case n.kind != unix.S_IFDIR && a.nlink > 1:
 		return brief
@@ -112,21 +113,21 @@ func (s *Server) fill(out *fuse.Attr, a *attrs) {
 }
 
 // entry fills the answer that name in dir is n with the host's attributes a.
-func (s *Server) entry(out *fuse.EntryOut, dir, n *node, a attrs) {
+func (s *Server) entry(out *fuse.EntryOut, dir, n *node, a attrs, grace int32) {
 	s.view(&a)
 	n.shows(&a)
 	out.NodeId = n.id
 	s.fill(&out.Attr, &a)
-	if s.trusted(dir) {
+	if s.trusted(dir, grace) {
 		out.SetEntryTimeout(long)
 	}
-	out.SetAttrTimeout(s.attrTimeout(n, &a))
+	out.SetAttrTimeout(s.attrTimeout(n, &a, grace))
 }
 
 // attributes fills an answer about n, which the host has as a.
-func (s *Server) attributes(out *fuse.AttrOut, n *node, a attrs) {
+func (s *Server) attributes(out *fuse.AttrOut, n *node, a attrs, grace int32) {
 	s.view(&a)
 	n.shows(&a)
 	s.fill(&out.Attr, &a)
-	out.SetTimeout(s.attrTimeout(n, &a))
+	out.SetTimeout(s.attrTimeout(n, &a, grace))
 }
