@@ -51,6 +51,13 @@ func bootGuest(t testing.TB, dir, initrd string, changes ...func(*vm.Config)) *m
 		t.Fatal(err)
 	}
 	m := opened.(*machine)
+	startGuest(t, m)
+	return m
+}
+
+// startGuest starts a machine, to be stopped at the test's end, and returns when its guest behaves.
+func startGuest(t testing.TB, m *machine) {
+	t.Helper()
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 		defer cancel()
@@ -69,11 +76,10 @@ func bootGuest(t testing.TB, dir, initrd string, changes ...func(*vm.Config)) *m
 	}
 	c, err := ready.Accept()
 	if err != nil {
-		said, _ := os.ReadFile(console)
+		said, _ := os.ReadFile(m.Console())
 		t.Fatalf("guest did not connect: %v; its console:\n%s", err, said[max(0, len(said)-4096):])
 	}
 	c.Close()
-	return m
 }
 
 // TestLoad opens a thousand streams and more at once, each with contents of its own, and then expects nothing to be left.

@@ -77,7 +77,7 @@ func Behave(ctx context.Context, sys System) error {
 	defer cancel()
 	for _, port := range []uint32{
 		PortEcho, PortSink, PortSource, PortLate, PortStall, PortCall, PortOff, PortCrash, PortCount, PortZeros, PortFiles,
-		PortFile, PortDatagram,
+		PortFile, PortDatagram, PortRun,
 	} {
 		l, err := sys.Listen(port)
 		if err != nil {
@@ -130,7 +130,7 @@ func (g *guest) behaviour(port uint32) func(context.Context, net.Conn) {
 		PortCrash:  func(context.Context, net.Conn) { g.finish(ErrCrash) },
 		PortCount:  func(_ context.Context, c net.Conn) { answer(c, count(c)) },
 		PortZeros:  func(_ context.Context, c net.Conn) { source(c, zeros{}) },
-		PortFile:   g.file, PortDatagram: g.datagram,
+		PortFile:   g.file, PortDatagram: g.datagram, PortRun: g.run,
 		PortFiles: func(_ context.Context, c net.Conn) { answer(c, files()) },
 	}[port]
 }

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"net"
 	"os"
+	"os/exec"
 	"strconv"
 	"strings"
 	"sync"
@@ -47,7 +48,15 @@ func run() error {
 	if err := behaveOnTCP(); err != nil {
 		return err
 	}
-	return vmtest.Behave(context.Background(), system{})
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	p := newProduct()
+	if err := p.serve(ctx, &wg); err != nil {
+		return err
+	}
+	return vmtest.Behave(ctx, system{p})
 }
 
 // loadModules loads what modules.coracle (see images/build) has of the classes root and vsock, in its order.
@@ -84,8 +93,20 @@ func load(path string) error {
 	return unix.FinitModule(int(f.Fd()), "", 0)
 }
 
+// Run runs a program that a test put into the initramfs; "share TAG PATH" is of our own.
+func (s system) Run(ctx context.Context, words []string) (string, error) {
+	if words[0] == "share" && len(words) == 3 {
+		return "", s.product.show(ctx, words[1], words[2])
+	}
+	out, err := exec.CommandContext(ctx, words[0], words[1:]...).CombinedOutput()
+	if err != nil {
+		err = fmt.Errorf("%s: %w: %s", words[0], err, out)
+	}
+	return string(out), err
+}
+
 // system is AF_VSOCK, virtio-fs, and the network where the tests brought one.
-type system struct{}
+type system struct{ product *product }
 
 // mounted counts who uses what is mounted, by tag.
 var mounted = struct {
