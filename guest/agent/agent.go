@@ -84,28 +84,29 @@ func (a *agent) Apply(ctx context.Context, spec api.Spec) error {
 		if err := p.apply(ctx, spec); err != nil {
 			return fmt.Errorf("apply %s: %w", p.name, err)
 		}
-		a.recovered(p.name)
+		a.refused(p.name, nil)
 	}
 	return nil
 }
 
-// refused tells that a part of the boot's Spec is not in force; the guest works without it.
+// refused tells that a part of the boot's Spec is not in force and that the guest works without it, and, with no error, takes
+// that back.
 func (a *agent) refused(part string, err error) {
-	a.log.Error("the guest goes without a part of its settings", "part", part, "err", err)
 	a.notes.Lock()
 	defer a.notes.Unlock()
-	a.notes.refused = append(a.notes.refused, part)
-	a.events.add(api.Event{Kind: api.EventService, Name: part, State: api.ServiceFailed, Detail: err.Error()})
-}
-
-// recovered takes back what refused told.
-func (a *agent) recovered(part string) {
-	a.notes.Lock()
-	defer a.notes.Unlock()
-	if i := slices.Index(a.notes.refused, part); i >= 0 {
+	i := slices.Index(a.notes.refused, part)
+	if err == nil && i >= 0 {
 		a.notes.refused = slices.Delete(a.notes.refused, i, i+1)
 		a.events.add(api.Event{Kind: api.EventService, Name: part, State: api.ServiceReady})
 	}
+	if err == nil {
+		return
+	}
+	if i < 0 {
+		a.notes.refused = append(a.notes.refused, part)
+	}
+	a.log.Error("the guest goes without a part of its settings", "part", part, "err", err)
+	a.events.add(api.Event{Kind: api.EventService, Name: part, State: api.ServiceFailed, Detail: err.Error()})
 }
 
 // Watch implements api.Agent.

@@ -130,7 +130,7 @@ func (g *guest) compose() {
 		{sharing, func(ctx context.Context, s api.Spec) error { return g.shares.Apply(ctx, s.Shares) }},
 		{sshSocket, func(_ context.Context, s api.Spec) error { return g.ssh.set(s.SSHAgent) }},
 		{"client addresses", func(_ context.Context, s api.Spec) error { g.clients.Set(s.ClientAddress); return nil }},
-		{engine.Settings, g.docker.Apply},
+		{"docker", g.docker.Apply}, // which takes back by itself what it refused
 	}
 }
 

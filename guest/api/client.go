@@ -152,7 +152,7 @@ func (c *Client) do(ctx context.Context, method, path string, in any) (*http.Res
 		defer resp.Body.Close()
 		msg, _ := io.ReadAll(io.LimitReader(resp.Body, 4<<10))
 		if resp.StatusCode == http.StatusConflict {
-			return nil, fmt.Errorf("%w (%s %s: %s)", ErrRestart, method, path, strings.TrimSpace(string(msg)))
+			return nil, fmt.Errorf("%w: %s", ErrRestart, strings.TrimSpace(strings.ReplaceAll(string(msg), ErrRestart.Error()+": ", "")))
 		}
 		return nil, fmt.Errorf("guest refused %s %s: %s", method, path, strings.TrimSpace(string(msg)))
 	}

@@ -31,6 +31,7 @@ type daemon interface {
 
 // Check says whether spec can be asked of the engine at all. It changes nothing.
 func (e *Engine) Check(spec api.Spec) error {
+	spec = e.left.without(spec)
 	_, err := render(spec)
 	if err == nil {
 		_, err = certificates(spec.Certificates)
@@ -48,17 +49,24 @@ func (e *Engine) Apply(ctx context.Context, spec api.Spec) error {
 	if err := e.Check(spec); err != nil {
 		return err
 	}
+	if err := e.apply(ctx, e.left.without(spec)); err != nil {
+		return err
+	}
+	for _, part := range e.left.mended(spec) {
+		e.c.Refused(part, nil)
+	}
+	return nil
+}
+
+func (e *Engine) apply(ctx context.Context, spec api.Spec) error {
 	want, err := render(spec)
 	if err != nil {
 		return err
 	}
 	have := e.file.content()
 	changed, trusts := want.differ(have), spec.Certificates != e.trust.extra
-	switch {
-	case len(changed) == 0 && !trusts:
+	if len(changed) == 0 && !trusts {
 		return nil
-	case !trusts && e.rejected != nil && len(want.differ(e.rejected)) == 0:
-		return nil // told when the engine started
 	}
 	if e.c.Ready != nil {
 		if err := e.c.Ready(ctx); err != nil {
@@ -79,14 +87,9 @@ func (e *Engine) Apply(ctx context.Context, spec api.Spec) error {
 	}
 	soft := !slices.ContainsFunc(changed, func(key string) bool { _, ok := reloadable[key]; return !ok })
 	if soft && !trusts {
-		err = e.reload(ctx, have, want)
-	} else {
-		err = e.replace(ctx, have, want, spec.Certificates, state)
+		return e.reload(ctx, have, want)
 	}
-	if err == nil {
-		e.rejected = nil
-	}
-	return err
+	return e.replace(ctx, have, want, spec.Certificates, state)
 }
 
 // reload makes a running dockerd go from have to want.

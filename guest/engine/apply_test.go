@@ -84,7 +84,7 @@ func (f *fakeDaemon) restart(context.Context) error {
 func (f *fakeDaemon) info(context.Context) (info, error) { return f.state, nil }
 
 func newFake(t *testing.T) (*Engine, *fakeDaemon) {
-	e := New(Config{Output: func(string) io.Writer { return io.Discard }, Refused: func(err error) { t.Error(err) }})
+	e := New(Config{Output: func(string) io.Writer { return io.Discard }, Refused: func(part string, err error) { t.Error(part, err) }})
 	e.file.path = filepath.Join(t.TempDir(), "daemon.json")
 	f := &fakeDaemon{t: t, e: e}
 	e.daemon = f

@@ -26,8 +26,11 @@ const (
 	Dockerd    = "dockerd"
 )
 
-// Settings is the name under which settings that are not in force are told of.
-const Settings = "engine settings"
+// The names under which what is not in force is told of.
+const (
+	Settings = "engine settings"
+	Trust    = "certificates"
+)
 
 // Socket is where dockerd's API answers.
 const Socket = "/run/docker.sock"
@@ -56,8 +59,9 @@ type Config struct {
 	Output func(source string) io.Writer
 	// Step is called when a step of the start begins, and the function that it returns when it ends.
 	Step func(name string) (end func())
-	// Refused is called when a part of the first Spec is not in force, and the engine starts without it.
-	Refused func(why error)
+	// Refused is called when a part of the first Spec, Settings or Trust, is not in force, and the engine starts without it;
+	// and with no error when a later Spec has mended that.
+	Refused func(part string, why error)
 	// Before returns when dockerd may start: it starts containers by itself. May be nil.
 	Before func(ctx context.Context) error
 	// Ready returns when dockerd answers. May be nil.
@@ -75,16 +79,52 @@ type Engine struct {
 	trust   trust
 	daemon  daemon // what Apply drives: dockerd
 
+	containerd string // its configuration's path
+
 	first    atomic.Bool // dockerd has not been ready yet
 	applying atomic.Bool // dockerd ends to be started again
 
-	mu       sync.Mutex // held while settings change
-	rejected settings   // those of the first Spec that are not in force
+	mu   sync.Mutex // held while settings change
+	left refusals
+}
+
+// refusals are what of the first Spec was left out: it is no reason to refuse later ones that still have it.
+type refusals struct {
+	sync.Mutex
+	booted, daemon string
+	trust          string
+}
+
+// without returns spec as it can be.
+func (r *refusals) without(spec api.Spec) api.Spec {
+	r.Lock()
+	defer r.Unlock()
+	if r.daemon != "" && string(spec.Daemon) == r.daemon {
+		spec.Daemon = nil
+	}
+	if r.trust != "" && spec.Certificates == r.trust {
+		spec.Certificates = ""
+	}
+	return spec
+}
+
+// mended says which of the parts that were left out spec no longer has as they were.
+func (r *refusals) mended(spec api.Spec) []string {
+	r.Lock()
+	defer r.Unlock()
+	var parts []string
+	if r.daemon != "" && string(spec.Daemon) != r.daemon {
+		r.daemon, parts = "", append(parts, Settings)
+	}
+	if r.trust != "" && spec.Certificates != r.trust {
+		r.trust, parts = "", append(parts, Trust)
+	}
+	return parts
 }
 
 // New returns the engine that c makes. It starts with Units.
 func New(c Config) *Engine {
-	e := &Engine{c: c, said: &said{to: c.Output(Dockerd)}, file: file{path: daemonConfig}, trust: trust{bundle: caBundle, joined: caJoined}}
+	e := &Engine{c: c, said: &said{to: c.Output(Dockerd)}, file: file{path: daemonConfig}, trust: trust{bundle: caBundle, joined: caJoined}, containerd: containerdConfig}
 	e.dockerd = &service.Process{
 		Label: Dockerd, Path: dockerdPath, Args: []string{"--config-file", daemonConfig}, Env: environment,
 		// dockerd looks for what the kernel can limit in its own control group, and the root group has no limits.
@@ -108,11 +148,14 @@ func New(c Config) *Engine {
 func (e *Engine) Prepare(spec api.Spec) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if err := replace(containerdConfig, []byte(containerdTOML)); err != nil {
+	if err := replace(e.containerd, []byte(containerdTOML)); err != nil {
 		return err
 	}
+	e.left.Lock()
+	defer e.left.Unlock()
 	if err := e.trust.set(spec.Certificates); err != nil {
-		e.c.Refused(err)
+		e.left.trust = spec.Certificates
+		e.c.Refused(Trust, err)
 	}
 	plain := spec
 	plain.Daemon = nil
@@ -120,9 +163,11 @@ func (e *Engine) Prepare(spec api.Spec) error {
 	if err != nil {
 		return err
 	}
+	e.left.booted = string(spec.Daemon)
 	want, err := render(spec)
 	if err != nil {
-		e.c.Refused(err)
+		e.left.daemon = e.left.booted
+		e.c.Refused(Settings, err)
 		return e.file.set(base, nil)
 	}
 	if len(want.differ(base)) == 0 {
@@ -157,7 +202,10 @@ func (s starter) Run(ctx context.Context, ready func()) error {
 		up.Store(true)
 		why := e.file.started()
 		if e.first.Swap(false) && why != nil {
-			e.c.Refused(fmt.Errorf("docker does not start with these settings: %w", why))
+			e.left.Lock()
+			e.left.daemon = e.left.booted
+			e.left.Unlock()
+			e.c.Refused(Settings, fmt.Errorf("docker does not start with these settings: %w", why))
 		}
 		ready()
 	})
