@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"sync"
 	"testing"
 
 	guestapi "github.com/coracle-engine/coracle/guest/api"
@@ -17,13 +18,10 @@ import (
 )
 
 // agent plays the guest's replayer on dir, the mounted device: each stream has a thread of its own.
-func agent(t testing.TB, dir string) func(context.Context) (net.Conn, error) {
+func agent(t testing.TB, dir string, running *sync.WaitGroup) func(context.Context) (net.Conn, error) {
 	return func(context.Context) (net.Conn, error) {
 		host, guest := net.Pipe()
-		done := make(chan struct{})
-		t.Cleanup(func() { <-done })
-		go func() {
-			defer close(done)
+		running.Go(func() {
 			runtime.LockOSThread() // for good: the thread ends with the goroutine
 			defer guest.Close()
 			out := json.NewEncoder(guest)
@@ -48,7 +46,7 @@ func agent(t testing.TB, dir string) func(context.Context) (net.Conn, error) {
 					return
 				}
 			}
-		}()
+		})
 		return host, nil
 	}
 }
@@ -113,12 +111,9 @@ func watched(t testing.TB) (fixture, string) {
 func (f fixture) replay(t testing.TB, mounted string) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		f.Replay(ctx, agent(t, mounted))
-	}()
-	t.Cleanup(func() { cancel(); <-done })
+	var running sync.WaitGroup
+	running.Go(func() { f.Replay(ctx, agent(t, mounted, &running)) })
+	t.Cleanup(func() { cancel(); running.Wait() })
 	eventually(t, "streams", func() error {
 		if f.replays.live.Load() == 0 {
 			return os.ErrNotExist
