@@ -31,7 +31,7 @@ var arrows = map[string][]string{
 	"vm/vhostuser/fs":     {"vm", "vm/vhostuser"},
 	"vm/vhostuser/*":      {"vm", "vm/vhostuser", "vm/vhostuser/*"},
 	"vm/vmtest":           {"vm"},
-	"vm/vmtest/testguest": {"vm/vmtest", "guest/api", "guest/share"}, // a real guest's parts, for measurements
+	"vm/vmtest/testguest": {"vm/vmtest", "guest/api", "guest/share", "guest/watch"}, // a real guest's parts, for measurements
 	"guest/api":           {},
 	"guest/boot":          {"guest/api"},
 	"guest/service":       {"guest/api"},
@@ -50,6 +50,8 @@ var arrows = map[string][]string{
 	"host/share/*":        {},
 	"host/network":        {"guest/api"},
 	"host/forward":        {"guest/api"},
+	"host/sshagent":       {"guest/api"},
+	"host/wake":           {},
 	"host/image":          {"images/manifest", "guest/api", "host/api"},
 	"host/socket":         {},
 	"host/lock":           {},
