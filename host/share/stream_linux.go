@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net"
 	"sync"
@@ -60,8 +59,8 @@ func (s *Server) keepStream(ctx context.Context, dial func(context.Context) (net
 
 // serveStream looks into changes with one stream until it or ctx ends. It closes conn.
 func (s *Server) serveStream(ctx context.Context, conn net.Conn) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+	ctx, end := context.WithCancelCause(ctx)
+	defer end(nil)
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })()
 	lines := bufio.NewReaderSize(conn, maxLine)
@@ -79,18 +78,15 @@ func (s *Server) serveStream(ctx context.Context, conn net.Conn) error {
 	defer s.replays.set(uint32(hello.Thread), nil)
 
 	// The guest says nothing unasked: a byte, or the end, ends the stream, also while nothing is to be replayed.
-	r := &replayer{conn: conn, answers: make(chan answer), stream: st}
+	r := &replayer{conn: conn, answers: make(chan guestapi.Replayed), stream: st}
 	var reading sync.WaitGroup
-	reading.Go(func() {
-		defer cancel()
-		r.read(ctx, lines)
-	})
+	reading.Go(func() { end(r.read(ctx, lines)) })
 	defer reading.Wait()
-	defer cancel()
+	defer end(nil)
 	for {
 		c := s.changes.take(ctx)
 		if c == nil {
-			return errors.Join(r.err, ctx.Err())
+			return context.Cause(ctx)
 		}
 		err := s.reconcile(ctx, r, c)
 		s.changes.done(c)
@@ -109,30 +105,24 @@ func readLine(r *bufio.Reader, v any) error {
 	return json.Unmarshal(line, v)
 }
 
-type answer struct {
-	guestapi.Replayed
-	err error
-}
-
 // replayer is the host's end of a stream.
 type replayer struct {
 	conn    net.Conn
-	answers chan answer
+	answers chan guestapi.Replayed
 	stream  *stream
-	err     error // why read ended; for after it
 }
 
-func (r *replayer) read(ctx context.Context, lines *bufio.Reader) {
+// read hands on the guest's answers until the stream ends, and returns why it did.
+func (r *replayer) read(ctx context.Context, lines *bufio.Reader) error {
 	for {
-		var a answer
-		if err := readLine(lines, &a.Replayed); err != nil {
-			r.err = fmt.Errorf("read replayed: %w", err)
-			return
+		var a guestapi.Replayed
+		if err := readLine(lines, &a); err != nil {
+			return fmt.Errorf("read replayed: %w", err)
 		}
 		select {
 		case r.answers <- a:
 		case <-ctx.Done():
-			return
+			return ctx.Err()
 		}
 	}
 }
