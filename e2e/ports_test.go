@@ -434,9 +434,9 @@ func engineSettings(t *testing.T, u *user) {
 	if got := u.docker(t, "info", "-f", "{{.LoggingDriver}}"); got != "local" {
 		t.Errorf("log driver is %s", got)
 	}
-	u.fails(t, 1, []string{"no-such-driver"}, "coracle", "config", "set", "engine.log-driver", "no-such-driver")
+	u.fails(t, 1, []string{"no-such-runtime"}, "coracle", "config", "set", "engine.default-runtime", "no-such-runtime")
 	if got := u.docker(t, "info", "-f", "{{.LoggingDriver}}"); got != "local" {
-		t.Errorf("after a bad value the log driver is %s", got)
+		t.Errorf("after a refused change the log driver is %s", got)
 	}
 	u.fails(t, 1, []string{"hosts"}, "coracle", "config", "set", "engine.hosts", "tcp://0.0.0.0:2375")
 	u.ok(t, "coracle", "config", "remove", "engine.log-driver")

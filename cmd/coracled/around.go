@@ -23,6 +23,8 @@ import (
 	"github.com/coracle-engine/coracle/host/paths"
 	"github.com/coracle-engine/coracle/host/share"
 	"github.com/coracle-engine/coracle/host/share/notify"
+	"github.com/coracle-engine/coracle/host/sshagent"
+	"github.com/coracle-engine/coracle/host/wake"
 	"github.com/coracle-engine/coracle/vm"
 )
 
@@ -109,6 +111,7 @@ func (a *around) Prepare(s api.Settings) (guestapi.Spec, error) {
 	a.applying.Lock()
 	defer a.applying.Unlock()
 	spec := guestapi.Spec{Network: a.network.Guest(), Daemon: s.Engine, SSHAgent: s.SSH, ClientAddress: s.Ports.ClientAddress}
+	spec.Network.Host = a.network.HostAddress().String()
 	var err error
 	if spec.Certificates, err = config.Certificates(s); err != nil {
 		return spec, err
@@ -207,7 +210,21 @@ func (a *around) Serve(ctx context.Context, g machine.Guest) {
 	}()
 	var serving sync.WaitGroup
 	defer serving.Wait()
-	<-ctx.Done()
+	serving.Go(func() {
+		err := a.files.Replay(ctx, func(ctx context.Context) (net.Conn, error) { return g.Dial(ctx, guestapi.PortReplay) })
+		if ctx.Err() == nil {
+			a.log.Error("the guest is told of no more changes of files", "err", err)
+		}
+	})
+	serving.Go(func() {
+		err := sshagent.Serve(ctx, g.SSH, g.Secret, func() string { return os.Getenv("SSH_AUTH_SOCK") }, a.log)
+		if err != nil && ctx.Err() == nil {
+			a.log.Error("the ssh agent is out of reach", "err", err)
+		}
+	})
+	if err := wake.Watch(ctx, g.Woke); ctx.Err() == nil {
+		a.log.Warn("the host's sleep cannot be noticed", "err", err)
+	}
 }
 
 // dial reaches the guest that runs now.
