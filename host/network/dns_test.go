@@ -56,15 +56,19 @@ func (f fakeHost) LookupAddr(_ context.Context, addr string) ([]string, error) {
 // fakeServer is a name server on the loopback: answer makes the answer to a query.
 func fakeServer(t testing.TB, answer func(q dnsmessage.Message, network string) *dnsmessage.Message) netip.AddrPort {
 	t.Helper()
-	udp, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
-	if err != nil {
-		t.Fatal(err)
+	var udp *net.UDPConn
+	var tcp net.Listener
+	for udp == nil { // both have the same port
+		var err error
+		if tcp, err = net.Listen("tcp4", "127.0.0.1:0"); err != nil {
+			t.Fatal(err)
+		}
+		if udp, err = net.ListenUDP("udp4", net.UDPAddrFromAddrPort(netip.MustParseAddrPort(tcp.Addr().String()))); err != nil {
+			udp = nil
+			tcp.Close()
+		}
 	}
-	at := udp.LocalAddr().(*net.UDPAddr).AddrPort()
-	tcp, err := net.Listen("tcp4", at.String())
-	if err != nil {
-		t.Skipf("listen by both protocols: %v", err)
-	}
+	at := netip.MustParseAddrPort(tcp.Addr().String())
 	respond := func(b []byte, network string) []byte {
 		var q dnsmessage.Message
 		if err := q.Unpack(b); err != nil {

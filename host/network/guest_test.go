@@ -7,10 +7,10 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -37,21 +37,21 @@ const guestMAC = tcpip.LinkAddress("\x52\x54\x00\x12\x34\x56")
 // socketpair is a cable, as QEMU has it.
 func socketpair(t testing.TB) (net.Conn, net.Conn) {
 	t.Helper()
-	fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+	l, err := net.Listen("unix", filepath.Join(t.TempDir(), "cable"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	conn := func(fd int) net.Conn {
-		f := os.NewFile(uintptr(fd), "cable")
-		defer f.Close()
-		c, err := net.FileConn(f)
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { c.Close() })
-		return c
+	defer l.Close()
+	near, err := net.Dial("unix", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
 	}
-	return conn(fds[0]), conn(fds[1])
+	far, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { near.Close(); far.Close() })
+	return near, far
 }
 
 // plug starts a network and gives its Frames one end of a cable; it returns the other end. The test fails where Frames does,
@@ -176,6 +176,7 @@ func serve(t testing.TB, f func(*net.TCPConn)) net.Addr {
 		t.Fatal(err)
 	}
 	var conns sync.WaitGroup
+	ctx, cancel := context.WithCancel(context.Background())
 	conns.Go(func() {
 		for {
 			c, err := l.Accept()
@@ -183,6 +184,7 @@ func serve(t testing.TB, f func(*net.TCPConn)) net.Addr {
 				return
 			}
 			conns.Go(func() {
+				defer context.AfterFunc(ctx, func() { c.Close() })()
 				defer c.Close()
 				f(c.(*net.TCPConn))
 			})
@@ -190,6 +192,7 @@ func serve(t testing.TB, f func(*net.TCPConn)) net.Addr {
 	})
 	t.Cleanup(func() {
 		l.Close()
+		cancel()
 		conns.Wait()
 	})
 	return l.Addr()

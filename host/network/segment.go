@@ -72,9 +72,7 @@ func newSegment(ctx context.Context, n *Network, conn net.Conn) (*segment, error
 	s.stack.SetTransportProtocolHandler(udp.ProtocolNumber, func(id stack.TransportEndpointID, pkt *stack.PacketBuffer) bool {
 		return s.datagram(ctx, id, pkt)
 	})
-	s.stack.SetTransportProtocolHandler(icmp.ProtocolNumber4, func(id stack.TransportEndpointID, pkt *stack.PacketBuffer) bool {
-		return s.echo(ctx, id, pkt)
-	})
+	s.stack.SetTransportProtocolHandler(icmp.ProtocolNumber4, s.echo)
 	return s, nil
 }
 

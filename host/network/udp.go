@@ -33,9 +33,8 @@ type udpKey struct {
 
 // flow is a socket of the host's that stands for one flow of the guest.
 type flow struct {
-	conn     *net.UDPConn
-	last     atomic.Int64 // when it was last used, Unix nanoseconds
-	answered atomic.Bool
+	conn *net.UDPConn
+	last atomic.Int64 // when it was last used, Unix nanoseconds
 }
 
 func (f *flow) touch() { f.last.Store(time.Now().UnixNano()) }
@@ -126,7 +125,11 @@ func (s *segment) datagram(ctx context.Context, id stack.TransportEndpointID, pk
 		}
 	}
 	f.touch()
-	f.conn.Write(pkt.Data().AsRange().ToSlice()) // a datagram that cannot be sent is one that was lost
+	payload := pkt.Data().AsRange().ToSlice()
+	if _, err := f.conn.Write(payload); errors.Is(err, syscall.ECONNREFUSED) { // of an earlier datagram
+		s.unreachable(key)
+		f.conn.Write(payload)
+	} // a datagram that cannot be sent is one that was lost
 	return true
 }
 
@@ -141,38 +144,62 @@ func (s *segment) newFlow(key udpKey) *flow {
 		s.net.log.Debug("open datagram flow for the guest", "to", key.to, "error", err)
 		return nil
 	}
-	if !s.net.loopback.Load() && own(conn, targets[0]) || !s.enter() {
+	if !s.net.loopback.Load() && own(conn, targets[0]) {
 		conn.Close()
 		return nil
 	}
 	f := &flow{conn: conn}
+	return openFlow(s, &s.udp, key, f, func() { s.replies(key, f) })
+}
+
+// openFlow makes f one of the flows, and runs what carries its answers. It returns nil where all flows have ended.
+func openFlow[K comparable](s *segment, all *flows[K], key K, f *flow, carry func()) *flow {
 	f.touch()
-	if !s.udp.put(key, f) {
-		conn.Close()
+	if !s.enter() {
+		f.conn.Close()
+		return nil
+	}
+	if !all.put(key, f) {
+		f.conn.Close()
 		s.tasks.Done()
 		return nil
 	}
 	go func() {
 		defer s.tasks.Done()
-		defer s.udp.remove(key, f)
-		s.replies(key, f)
+		defer all.remove(key, f)
+		carry()
 	}()
 	return f
 }
 
 // replies carries what comes back until the flow was idle for too long.
 func (s *segment) replies(key udpKey, f *flow) {
+	answered := false
+	idle := func() time.Duration {
+		if answered {
+			return udpAnswered
+		}
+		return udpUnanswered
+	}
+	f.receive(idle, func(b []byte, err error) {
+		if err != nil {
+			s.unreachable(key)
+			return
+		}
+		answered = true
+		s.sendUDP(key.to, key.from, b)
+	})
+}
+
+// receive calls take with each datagram that comes, or with ECONNREFUSED, until the flow was not used for idle, or is closed.
+func (f *flow) receive(idle func() time.Duration, take func([]byte, error)) {
 	from, err := newSource(f.conn)
 	if err != nil {
 		return
 	}
 	from.datagram = true
 	for {
-		idle := udpUnanswered
-		if f.answered.Load() {
-			idle = udpAnswered
-		}
-		end := time.Unix(0, f.last.Load()).Add(idle)
+		end := time.Unix(0, f.last.Load()).Add(idle())
 		if time.Until(end) <= 0 {
 			return
 		}
@@ -181,11 +208,10 @@ func (s *segment) replies(key udpKey, f *flow) {
 		switch {
 		case err == nil:
 			f.touch()
-			f.answered.Store(true)
-			s.sendUDP(key.to, key.from, (*buf)[:n])
+			take((*buf)[:n], nil)
 			buffers.Put(buf)
 		case errors.Is(err, syscall.ECONNREFUSED):
-			s.unreachable(key)
+			take(nil, err)
 		case !isTimeout(err):
 			return
 		}
