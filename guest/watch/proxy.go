@@ -82,7 +82,9 @@ func parseProxy(args []string) (proxyOptions, error) {
 // Proxy is the docker-proxy program: dockerd starts one for each published port. It has the host open the port, tells dockerd
 // what became of it, and then does what docker-proxy does in the guest: it carries connections that containers and the guest
 // itself make to the port. It returns the exit status when it is told to end.
-func Proxy(args []string) int {
+func Proxy(args []string) int { return proxy(SocketPath, args) }
+
+func proxy(socket string, args []string) int {
 	runtime.GOMAXPROCS(1) // there are as many of these as published ports
 	debug.SetGCPercent(25)
 	unix.CloseOnExec(reportFD)
@@ -96,7 +98,7 @@ func Proxy(args []string) int {
 	defer stop()
 	var agent net.Conn
 	if err == nil {
-		agent, err = ask(ctx, SocketPath, o.forward)
+		agent, err = ask(ctx, socket, o.forward)
 	}
 	var serve func(context.Context) error
 	if err == nil {
