@@ -72,7 +72,8 @@ func (f *Forwarder) Set(ctx context.Context, list []guestapi.Forward) []guestapi
 }
 
 // SetAddress says where ports open that name no address of their own: 127.0.0.1 (and ::1 beside it), 0.0.0.0 (and ::), or an
-// address of this host. What is open at the old one is closed and opened at the new.
+// address of this host. What is open at the old one is closed and opened at the new. Where a port cannot be open at the new
+// address that was at the old one, all stays as it was; the connections that were closed on the way are lost.
 func (f *Forwarder) SetAddress(ctx context.Context, address string) error {
 	a, err := parseAddress(address)
 	if err != nil {
@@ -83,12 +84,21 @@ func (f *Forwarder) SetAddress(ctx context.Context, address string) error {
 	if a == f.address {
 		return nil
 	}
+	failed := map[uint64]bool{}
+	for _, p := range f.reconcile(ctx) {
+		failed[p.ID] = p.Error != ""
+	}
+	old := f.address
 	f.address = a
 	var errs []error
 	for _, p := range f.reconcile(ctx) {
-		if p.Error != "" {
+		if p.Error != "" && !failed[p.ID] {
 			errs = append(errs, errors.New(p.Error))
 		}
+	}
+	if len(errs) > 0 {
+		f.address = old
+		f.reconcile(ctx)
 	}
 	return errors.Join(errs...)
 }

@@ -146,6 +146,12 @@ func TestAddresses(t *testing.T) {
 	if err := f.SetAddress(t.Context(), "127.0.0.1"); err != nil || reachable("127.0.0.2") {
 		t.Errorf("back at the loopback: %v", err)
 	}
+	if err := f.SetAddress(t.Context(), "203.0.113.77"); err == nil || !strings.Contains(err.Error(), "no address 203.0.113.77") {
+		t.Errorf("moved to an address that is not this host's: %v", err)
+	}
+	if got := addresses(f); !cmp.Equal(got, loopback) {
+		t.Errorf("after an address that could not be: open at %v", got)
+	}
 	for _, bad := range []string{"", "localhost", "224.0.0.1", "1.2.3.4:80", "fe80::1%lo"} {
 		if err := f.SetAddress(t.Context(), bad); err == nil {
 			t.Errorf("address %q was taken", bad)
