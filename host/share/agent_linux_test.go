@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"sync"
 	"testing"
 
@@ -104,7 +105,7 @@ func watched(t testing.TB) (fixture, string) {
 	f := serve(t, Config{Watcher: w})
 	t.Cleanup(func() { w.Close() })
 	dir := f.mount(t)
-	f.replay(t, filepath.Dir(dir))
+	f.replay(t, strings.TrimSuffix(dir, ".s"))
 	return f, dir
 }
 

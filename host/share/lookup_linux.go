@@ -155,7 +155,7 @@ func (s *fileSystem) Lookup(_ <-chan struct{}, in *fuse.InHeader, name string, o
 	return s.lookup(dir, at, name, out)
 }
 
-// lookupShare answers what name in the device's root is. Nothing of it is remembered for long: the set of shares changes.
+// lookupShare answers what name in the device's root is. It is not remembered for long: the set of shares changes.
 func (s *Server) lookupShare(name string, out *fuse.EntryOut) fuse.Status {
 	s.exports.mu.RLock()
 	sh := s.exports.byTag[name]
@@ -179,6 +179,7 @@ func (s *Server) lookupShare(name string, out *fuse.EntryOut) fuse.Status {
 	sh.root.shows(&at.attrs)
 	out.NodeId = sh.root.id
 	s.fill(&out.Attr, &at.attrs)
+	out.SetEntryTimeout(brief)
 	out.SetAttrTimeout(s.attrTimeout(sh.root, &at.attrs, 0))
 	return fuse.OK
 }

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
 )
 
 // fixture is a server of one share with the tag "s".
@@ -51,7 +52,16 @@ func serve(t testing.TB, cfg Config, shares ...Share) fixture {
 // mount has this machine's kernel drive the server, and returns where the share is mounted.
 func (f fixture) mount(t testing.TB) string {
 	t.Helper()
-	return filepath.Join(mountRaw(t, f.fileSystem(), options()), "s")
+	return bound(t, mountRaw(t, f.fileSystem(), options()))
+}
+
+// bound binds the share of a mounted device to a place of its own, as the guest does.
+func bound(t testing.TB, device string) string {
+	t.Helper()
+	dir := device + ".s"
+	must(t, os.Mkdir(dir, 0o755), unix.Mount(device+"/s", dir, "", unix.MS_BIND, ""))
+	t.Cleanup(func() { must(t, unix.Unmount(dir, unix.MNT_DETACH)) })
+	return dir
 }
 
 func mountRaw(t testing.TB, raw fuse.RawFileSystem, opts *fuse.MountOptions) string {

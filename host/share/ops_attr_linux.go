@@ -12,6 +12,7 @@ import (
 func (s *fileSystem) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOut) fuse.Status {
 	if in.NodeId == fuse.FUSE_ROOT_ID {
 		out.Attr = rootAttr()
+		out.SetTimeout(long)
 		return fuse.OK
 	}
 	if in.Flags()&fuse.FUSE_GETATTR_FH != 0 {
