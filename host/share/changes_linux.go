@@ -38,6 +38,7 @@ func (k kinds) has(list ...notify.Kind) bool { return k&kind(list...) != 0 }
 // only if they are in different directories; one about a directory only alone, since it moves the paths of others.
 type changes struct {
 	quit chan struct{}
+	once sync.Once // for closing quit
 
 	mu      sync.Mutex
 	more    *sync.Cond

@@ -109,11 +109,12 @@ func New(cfg Config) (*Server, error) {
 	return s, nil
 }
 
-// Close ends the Server: all that the guest holds is void. No Serve runs meanwhile, and Replay has returned.
+// Close ends the Server: all that the guest holds is void. No Serve runs meanwhile, and Replay has returned. It may be called
+// again.
 func (s *Server) Close() error {
 	err := s.SetShares(nil)
 	s.clear()
-	close(s.changes.quit)
+	s.changes.once.Do(func() { close(s.changes.quit) })
 	s.done.Wait()
 	return errors.Join(err, s.owners.close())
 }
