@@ -113,7 +113,9 @@ func (g *rawGuest) next(wait time.Duration) (from netip.AddrPort, tcp header.TCP
 }
 
 // scan asks every port of an address for a connection and returns those that agreed to one.
-func (g *rawGuest) scan(addr netip.Addr) map[uint16]bool {
+func (g *rawGuest) scan(addr netip.Addr) map[uint16]bool { return g.scanPorts(addr, 1, 65535) }
+
+func (g *rawGuest) scanPorts(addr netip.Addr, first, last int) map[uint16]bool {
 	g.t.Helper()
 	open := map[uint16]bool{}
 	const flight = 256
@@ -136,7 +138,7 @@ func (g *rawGuest) scan(addr netip.Addr) map[uint16]bool {
 		}
 		return true
 	}
-	for port := 1; port <= 65535; port++ {
+	for port := first; port <= last; port++ {
 		g.send(g.own(40000), netip.AddrPortFrom(addr, uint16(port)), header.TCPFlagSyn, 1, 0)
 		for waiting++; waiting >= flight; {
 			if !settle() {

@@ -112,7 +112,11 @@ func TestReset(t *testing.T) {
 
 // faults.md row 21: nothing lost, nothing crossed, nothing left.
 func TestThousandStreams(t *testing.T) {
-	const streams, size = 1000, 64 << 10
+	const size = 64 << 10
+	streams := 1000
+	if coarse {
+		streams = 100
+	}
 	g := newGuest(t, Config{Loopback: true})
 	at := g.host(serve(t, echo))
 	g.mustDial(at).Close()
