@@ -325,6 +325,7 @@ func neitherStale(t *testing.T, u *user) {
 			t.Fatal(err)
 		}
 	}
+	p.do(t, "list /src") // the container is up
 	for i := range 10 {
 		text := fmt.Sprintf("version-%04d", i) // always as long
 		must(os.WriteFile(file, []byte(text), 0o644))
