@@ -93,10 +93,13 @@ func load(path string) error {
 	return unix.FinitModule(int(f.Fd()), "", 0)
 }
 
-// Run runs a program that a test put into the initramfs; "share TAG PATH" is of our own.
+// Run runs a program that a test put into the initramfs. "share TAG PATH" and "publish ADDRESS:PORT" are of our own.
 func (s system) Run(ctx context.Context, words []string) (string, error) {
 	if words[0] == "share" && len(words) == 3 {
 		return "", s.product.show(ctx, words[1], words[2])
+	}
+	if words[0] == "publish" && len(words) == 2 {
+		return "", s.product.publish(ctx, words[1])
 	}
 	out, err := exec.CommandContext(ctx, words[0], words[1:]...).CombinedOutput()
 	if err != nil {

@@ -12,21 +12,45 @@ import (
 
 	"github.com/coracle-engine/coracle/guest/api"
 	"github.com/coracle-engine/coracle/guest/share"
+	"github.com/coracle-engine/coracle/guest/watch"
 )
 
 // product is those parts of the real guest that a benchmark measures the host's with. Their streams are not greeted here.
 type product struct {
-	shares *share.Shares
+	shares      *share.Shares
+	connections *watch.Connections
+	ports       *watch.Ports
 }
 
 func newProduct() *product {
 	log := slog.New(slog.NewTextHandler(os.Stdout, nil))
-	return &product{shares: share.New(log, func() <-chan struct{} { return nil })}
+	p := &product{shares: share.New(log, func() <-chan struct{} { return nil })}
+	p.ports = watch.NewPorts(log, func(list []api.Forward) { go p.published(list) })
+	p.connections = watch.NewConnections(log, p.ports, watch.NewClients(log, nil)) // which are never switched on
+	return p
 }
 
 // serve serves the ports of these parts. All ends with ctx, and is in wg.
 func (p *product) serve(ctx context.Context, wg *sync.WaitGroup) error {
-	return listen(ctx, wg, api.PortReplay, p.shares.Serve)
+	if err := listen(ctx, wg, api.PortReplay, p.shares.Serve); err != nil {
+		return err
+	}
+	return listen(ctx, wg, api.PortConnect, p.connections.Serve)
+}
+
+// published says of all ports that the host has them open.
+func (p *product) published(list []api.Forward) {
+	var all []api.Publication
+	for _, f := range list {
+		all = append(all, api.Publication{ID: f.ID})
+	}
+	p.ports.Published(all)
+}
+
+// publish lets the host's streams lead to a TCP port of this guest.
+func (p *product) publish(ctx context.Context, to string) error {
+	_, err := p.ports.Publish(ctx, api.Forward{Protocol: "tcp", To: to})
+	return err
 }
 
 // show has a share of the host be at a path.
