@@ -82,7 +82,7 @@ func TestWhatTheGuestGets(t *testing.T) {
 	w.mu.Unlock()
 	want := vm.Config{
 		Name: "work", CPUs: 2, Memory: 1 << 30, Kernel: "vmlinuz", Initrd: w.files.initrd(), Console: got.Console,
-		Disks: []vm.Disk{{Path: "root", Serial: guestapi.SerialRoot, ReadOnly: true}, {Path: "data", Serial: guestapi.SerialData}},
+		Disks:   []vm.Disk{{Path: "root", Serial: guestapi.SerialRoot, ReadOnly: true}, {Path: "data", Serial: guestapi.SerialData}},
 		Network: vm.Network{MTU: 4000},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
