@@ -16,14 +16,16 @@ import (
 
 // BenchmarkPort measures published ports beside QEMU's own forwarding, in the manner of BenchmarkStreams: a client of this
 // host's, a TCP server in the guest, and between them either host/forward, a vsock stream and guest/watch, or QEMU's network
-// for users. Both lead to the same program of one guest.
+// for users. Both lead to the same program of one guest; beside them is what a bare vsock stream into it costs.
 func BenchmarkPort(b *testing.B) {
 	dir := imageDir(b, runtime.GOARCH)
 	initrd := testInitrd(b, dir, runtime.GOARCH)
 	addNetwork(b, dir, initrd)
 	m := bootGuest(b, dir, initrd)
 	ports := []uint32{vmtest.PortEcho, vmtest.PortCount, vmtest.PortZeros}
-	compare(b, []way{{"published", publish(b, m, ports...), 0}, {"hostfwd", forwarded(b, m, ports...), clients*times - 1}})
+	compare(b, []way{
+		{"published", publish(b, m, ports...), 0}, {"vsock", m.Dial, 0}, {"hostfwd", forwarded(b, m, ports...), clients*times - 1},
+	})
 }
 
 // publish has host/forward publish the guest's TCP ports.

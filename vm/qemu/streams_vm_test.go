@@ -52,10 +52,14 @@ func BenchmarkStreams(b *testing.B) {
 	})
 }
 
-// compare measures all that streams do, on two ways.
+// compare measures all that streams do, on each way.
 func compare(b *testing.B, ways []way) {
 	b.Run("RoundTrip", func(b *testing.B) {
-		both(b, ways, milliseconds, openEcho(b, ways[0]), openEcho(b, ways[1]))
+		var run []func()
+		for _, w := range ways {
+			run = append(run, openEcho(b, w))
+		}
+		each(b, ways, milliseconds, run)
 	})
 	for _, measure := range []struct {
 		name string
@@ -66,7 +70,11 @@ func compare(b *testing.B, ways []way) {
 		{"ToGuest", megabytesPerSecond, toGuest}, {"FromGuest", megabytesPerSecond, fromGuest},
 	} {
 		b.Run(measure.name, func(b *testing.B) {
-			both(b, ways, measure.unit, func() { measure.run(b, ways[0]) }, func() { measure.run(b, ways[1]) })
+			var run []func()
+			for _, w := range ways {
+				run = append(run, func() { measure.run(b, w) })
+			}
+			each(b, ways, measure.unit, run)
 		})
 	}
 }
@@ -82,8 +90,8 @@ var (
 	megabytesPerSecond = unit{"MB/s", func(d time.Duration) float64 { return bulk / 1e6 / d.Seconds() }}
 )
 
-// both is the benchmark of one operation on the two ways.
-func both(b *testing.B, ways []way, u unit, run ...func()) {
+// each is the benchmark of one operation on each way. The ratio is that of the last to the first.
+func each(b *testing.B, ways []way, u unit, run []func()) {
 	took := make([][]time.Duration, len(ways))
 	for b.Loop() {
 		for i := range ways {
@@ -92,13 +100,13 @@ func both(b *testing.B, ways []way, u unit, run ...func()) {
 			took[i] = append(took[i], time.Since(begin))
 		}
 	}
-	var medians [2]time.Duration
+	medians := make([]time.Duration, len(ways))
 	for i, w := range ways {
 		slices.Sort(took[i])
 		medians[i] = took[i][len(took[i])/2]
 		b.ReportMetric(u.of(medians[i]), w.name+"-"+u.name)
 	}
-	b.ReportMetric(medians[1].Seconds()/medians[0].Seconds(), "ratio")
+	b.ReportMetric(medians[len(ways)-1].Seconds()/medians[0].Seconds(), "ratio")
 	b.ReportMetric(loadAverage(), "load")
 	b.ReportMetric(0, "ns/op")
 }
