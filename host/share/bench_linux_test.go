@@ -87,7 +87,7 @@ func TestWarmWalk(t *testing.T) {
 	t.Cleanup(func() { w.Close() })
 	makeTree(t, f.root, 2000)
 	requests := &counted{RawFileSystem: f.fileSystem()}
-	device := mountRaw(t, requests, options())
+	device := mountRaw(t, requests, f.options())
 	f.replay(t, device)
 	dir := bound(t, device) + "/tree"
 	all := walk(t, dir)

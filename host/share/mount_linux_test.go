@@ -52,7 +52,7 @@ func serve(t testing.TB, cfg Config, shares ...Share) fixture {
 // mount has this machine's kernel drive the server, and returns where the share is mounted.
 func (f fixture) mount(t testing.TB) string {
 	t.Helper()
-	return bound(t, mountRaw(t, f.fileSystem(), options()))
+	return bound(t, mountRaw(t, f.fileSystem(), f.options()))
 }
 
 // bound binds the share of a mounted device to a place of its own, as the guest does.

@@ -48,6 +48,9 @@ var minima = map[uint32]uintptr{
 
 const headerSize = unsafe.Sizeof(fuse.InHeader{})
 
+// answerSize is the length of an answer's header.
+const answerSize = 16
+
 // Serve answers one request: in is the request, out the room for the answer. It returns how many bytes it wrote, 0 for a
 // request that has no answer. Both can lie in memory that the guest changes meanwhile.
 func (s *Server) Serve(in, out [][]byte) int {
@@ -59,11 +62,15 @@ func (s *Server) Serve(in, out [][]byte) int {
 		}
 		total += len(b)
 	}
+	room := 0
+	for _, b := range out {
+		room += len(b)
+	}
 	if total < len(head) {
 		return 0
 	}
 	op := binary.NativeEndian.Uint32(head[4:])
-	if uintptr(total) < max(minima[op], headerSize) {
+	if uintptr(total) < max(minima[op], headerSize) || room < answerSize && op != opForget && op != opBatchForget {
 		return refuse(op, head[:], out, fuse.EINVAL)
 	}
 	protocol := s.protocol.Load()
@@ -88,7 +95,7 @@ func (s *Server) begin(in, out [][]byte, head []byte) int {
 		return refuse(opInit, head, out, fuse.Status(unix.EPROTO))
 	}
 	s.Reset()
-	protocol := fuse.NewProtocolServer(s.fileSystem(), options())
+	protocol := fuse.NewProtocolServer(s.fileSystem(), s.options())
 	n, _ := protocol.HandleRequest(in, out)
 	s.protocol.Store(protocol)
 	return n
@@ -111,7 +118,7 @@ func refuse(op uint32, head []byte, out [][]byte, st fuse.Status) int {
 	if op == opForget || op == opBatchForget || op == opNotifyReply {
 		return 0
 	}
-	answer := binary.NativeEndian.AppendUint32(nil, 16)
+	answer := binary.NativeEndian.AppendUint32(nil, answerSize)
 	answer = binary.NativeEndian.AppendUint32(answer, uint32(-st))
 	answer = append(answer, head[8:16]...)
 	written := 0

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 
@@ -298,12 +299,15 @@ const maxWrite = 1 << 20
 
 // options are what is agreed on with the guest's kernel: no write-back cache, no locks of files (the guest's kernel keeps them,
 // which is right between its containers), and no permission checks of ours but the kernel's own.
-func options() *fuse.MountOptions {
+func (s *Server) options() *fuse.MountOptions {
 	return &fuse.MountOptions{
 		MaxWrite: maxWrite, MaxBackground: 64, Name: "coracle", FsName: "coracle", Logger: log.New(io.Discard, "", 0),
 		ExtraCapabilities: fuse.CAP_ATOMIC_O_TRUNC | fuse.CAP_HANDLE_KILLPRIV_V2 | fuse.CAP_NO_OPENDIR_SUPPORT |
 			fuse.CAP_CACHE_SYMLINKS | fuse.CAP_ASYNC_DIO,
 		DisabledCapabilities: fuse.CAP_PASSTHROUGH | fuse.CAP_NO_OPEN_SUPPORT,
-		PanicHandler:         func(any) fuse.Status { return fuse.EIO },
+		PanicHandler: func(why any) fuse.Status {
+			s.log.Error("answering a request of the guest's went wrong", "panic", why, "stack", string(debug.Stack()))
+			return fuse.EIO
+		},
 	}
 }
