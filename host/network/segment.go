@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
@@ -109,7 +110,8 @@ func (s *segment) run(ctx context.Context) error {
 	s.tasks.Go(s.cable.transmit)
 	err := s.cable.receive()
 	s.cable.stop(io.EOF)
-	if ctx.Err() != nil || errors.Is(err, io.EOF) {
+	// What transmit has closed, it could not write to; a guest that was killed leaves unread bytes, which is a reset.
+	if ctx.Err() != nil || errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) || errors.Is(err, syscall.ECONNRESET) {
 		return nil
 	}
 	return fmt.Errorf("serve network: %w", err)

@@ -168,7 +168,10 @@ func TestFlowEndsWhenIdle(t *testing.T) {
 	}
 }
 
-func TestPing(t *testing.T) {
+func TestPing(t *testing.T) { pings(t) }
+
+func pings(t *testing.T) {
+	t.Helper()
 	own := lan(t)
 	if c, err := dialPing(own); err != nil {
 		t.Skipf("%v; allow it, as by `sysctl net.ipv4.ping_group_range='0 2147483647'`", err)
