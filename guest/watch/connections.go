@@ -19,7 +19,7 @@ import (
 )
 
 const (
-	headTime = 10 * time.Second // for the host to say what a stream is
+	headTime = 30 * time.Second // for the host to say what a stream is: an emulated guest under load is that slow
 	dialTime = 20 * time.Second // for a container to answer
 )
 

@@ -111,6 +111,7 @@ func proxy(socket string, args []string) int {
 	}
 	fmt.Fprint(report, "0\n")
 	report.Close()
+	debug.FreeOSMemory() // what the start took
 	ctx, cancel := context.WithCancel(ctx)
 	var gone sync.WaitGroup
 	gone.Go(func() { // the agent closes when it ends, and the machine with it
