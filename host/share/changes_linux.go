@@ -34,56 +34,69 @@ func kind(list ...notify.Kind) (k kinds) {
 
 func (k kinds) has(list ...notify.Kind) bool { return k&kind(list...) != 0 }
 
-// changes are what is to be looked into, in the order in which it was first heard of. Two changes are looked into at a time
-// only if they are in different directories; one about a directory only alone, since it moves the paths of others.
+// changes are what is to be looked into: directory by directory in turn, in each in the order in which it was first heard of.
+// Two changes are looked into at a time only if they are in different directories; one about a directory only alone, since it
+// moves the paths of others, and when nothing waits in it.
 type changes struct {
+	tree *tree
 	quit chan struct{}
 	once sync.Once // for closing quit
 
 	mu      sync.Mutex
 	more    *sync.Cond
-	byName  map[*node]map[string]*change // waiting
-	queue   []*change
+	waiting map[*node]*waiting
+	turns   []*node            // the keys of waiting
 	moves   map[uint32]*change // waiting, by cookie: moved from, and not heard where to
 	busy    map[*node]bool
 	workers int // changes that are being looked into
 	alone   bool
 }
 
-func (c *changes) init() {
-	c.quit = make(chan struct{})
+// waiting are the changes of one directory.
+type waiting struct {
+	list   []*change // those taken as the mate of another are left in it
+	byName map[string]*change
+}
+
+func (c *changes) init(t *tree) {
+	c.tree, c.quit = t, make(chan struct{})
 	c.more = sync.NewCond(&c.mu)
-	c.byName, c.moves, c.busy = map[*node]map[string]*change{}, map[uint32]*change{}, map[*node]bool{}
+	c.waiting, c.moves, c.busy = map[*node]*waiting{}, map[uint32]*change{}, map[*node]bool{}
 }
 
 // clear forgets all that waits.
 func (c *changes) clear() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, one := range c.queue {
-		if !one.taken {
-			one.dir.dir.pending.Add(-1)
-		}
+	for dir, w := range c.waiting {
+		dir.dir.pending.Add(-int32(len(w.byName)))
 	}
-	clear(c.byName)
+	clear(c.waiting)
 	clear(c.moves)
-	c.queue = nil
+	c.turns = nil
+}
+
+// of returns what waits in dir. Call with mu held.
+func (c *changes) of(dir *node) *waiting {
+	w := c.waiting[dir]
+	if w == nil {
+		w = &waiting{byName: map[string]*change{}}
+		c.waiting[dir] = w
+		c.turns = append(c.turns, dir)
+	}
+	return w
 }
 
 // add notes that something was heard of name in dir. What was heard of it before and still waits becomes one with it.
 func (c *changes) add(dir *node, name string, k kinds, isDir bool, cookie uint32) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	names := c.byName[dir]
-	if names == nil {
-		names = map[string]*change{}
-		c.byName[dir] = names
-	}
-	one := names[name]
+	w := c.of(dir)
+	one := w.byName[name]
 	if one == nil {
 		one = &change{dir: dir, name: name}
-		names[name] = one
-		c.queue = append(c.queue, one)
+		w.byName[name] = one
+		w.list = append(w.list, one)
 		dir.dir.pending.Add(1)
 	}
 	one.kinds |= k
@@ -101,13 +114,23 @@ func (c *changes) add(dir *node, name string, k kinds, isDir bool, cookie uint32
 	c.more.Signal()
 }
 
-// push has a change looked into once more, before all others.
-func (c *changes) push(one *change) {
+// again has a change, of which e was about to be replayed when its stream broke, looked into once more, before all others of
+// its directory.
+func (c *changes) again(one *change, e *expectation) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	one.taken = false
-	one.dir.dir.pending.Add(1)
-	c.queue = append([]*change{one}, c.queue...)
+	w := c.of(one.dir)
+	k := one.kinds
+	if later := w.byName[one.name]; later != nil {
+		one = later
+		one.kinds |= k
+	} else {
+		one = &change{dir: one.dir, name: one.name, kinds: k, isDir: one.isDir}
+		w.byName[one.name] = one
+		w.list = append([]*change{one}, w.list...)
+		one.dir.dir.pending.Add(1)
+	}
+	one.again = e
 	c.more.Signal()
 }
 
@@ -131,35 +154,30 @@ func (c *changes) take(ctx context.Context) *change {
 
 // next takes the first change that can be looked into. Call with mu held.
 func (c *changes) next() *change {
-	if c.alone {
-		return nil
-	}
-	for i := 0; i < len(c.queue); i++ {
-		one := c.queue[i]
-		if one.taken {
-			if i == 0 {
-				c.queue, i = c.queue[1:], -1
-			}
+	for i := 0; i < len(c.turns) && !c.alone; i++ {
+		dir := c.turns[i]
+		w := c.waiting[dir]
+		for len(w.list) > 0 && w.list[0].taken {
+			w.list = w.list[1:]
+		}
+		if len(w.list) > 0 && !c.ready(w.list[0]) {
 			continue
 		}
-		alone := one.isDir || one.mate != nil && one.mate.isDir
-		if alone && c.workers > 0 {
-			return nil // its turn comes when the others are done
-		}
-		if c.busy[one.dir] || one.mate != nil && c.busy[one.mate.dir] {
+		c.turns = append(c.turns[:i:i], c.turns[i+1:]...)
+		i--
+		if len(w.list) == 0 {
+			delete(c.waiting, dir)
 			continue
 		}
+		one := w.list[0]
+		w.list = w.list[1:]
+		c.turns = append(c.turns, dir)
 		c.workers++
-		c.alone = alone
+		c.alone = one.aboutDirectory()
 		for _, each := range []*change{one, one.mate} {
 			if each != nil {
 				each.taken, c.busy[each.dir] = true, true
-				if c.byName[each.dir][each.name] == each {
-					delete(c.byName[each.dir], each.name)
-				}
-				if len(c.byName[each.dir]) == 0 {
-					delete(c.byName, each.dir)
-				}
+				delete(c.waiting[each.dir].byName, each.name)
 			}
 		}
 		return one
@@ -167,7 +185,25 @@ func (c *changes) next() *change {
 	return nil
 }
 
-// done is the end of take. quiet says for each directory whether nothing waits there.
+func (one *change) aboutDirectory() bool { return one.isDir || one.mate != nil && one.mate.isDir }
+
+// ready says whether a change can be looked into now. Call with mu held.
+func (c *changes) ready(one *change) bool {
+	if one.aboutDirectory() {
+		if c.workers > 0 {
+			return false
+		}
+		c.tree.mu.RLock()
+		child := one.dir.names[one.name]
+		c.tree.mu.RUnlock()
+		if w := c.waiting[child]; w != nil && len(w.byName) > 0 && one.name != "" {
+			return false
+		}
+	}
+	return !c.busy[one.dir] && (one.mate == nil || !c.busy[one.mate.dir])
+}
+
+// done is the end of take.
 func (c *changes) done(one *change) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -186,7 +222,8 @@ func (c *changes) done(one *change) {
 func (c *changes) waits(dir *node) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return len(c.byName[dir]) > 0
+	w := c.waiting[dir]
+	return w != nil && len(w.byName) > 0
 }
 
 // listen notes what the watcher hears, until it or the server ends.

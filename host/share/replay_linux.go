@@ -7,7 +7,6 @@ import (
 
 	guestapi "github.com/coracle-engine/coracle/guest/api"
 	"github.com/hanwen/go-fuse/v2/fuse"
-	"golang.org/x/sys/unix"
 )
 
 // expectation is the one operation that a replaying thread is about to make: a change that the host made already. Its requests
@@ -116,7 +115,8 @@ func (s *Server) past(out *fuse.EntryOut, n *node, a attrs) {
 	s.fill(&out.Attr, &a)
 }
 
-// makeReplayed acknowledges a CREATE, MKDIR, MKNOD or SYMLINK with what the host made.
+// makeReplayed acknowledges a CREATE, MKDIR, MKNOD or SYMLINK with what the host made. A directory is not watched before the
+// guest comes to it: who copies a tree on the host has nobody hear of more than its top.
 func (s *Server) makeReplayed(e *expectation, in *fuse.InHeader, name string, out *fuse.EntryOut) fuse.Status {
 	if !e.at(in.NodeId, name, guestapi.ReplayCreate, guestapi.ReplayMkdir, guestapi.ReplayLink) || e.used.Swap(true) {
 		return fuse.EIO
@@ -137,9 +137,6 @@ func (s *Server) makeReplayed(e *expectation, in *fuse.InHeader, name string, ou
 		t.byID[e.node.id] = e.node
 		t.hold(e.node, func() { e.node.lookups++ })
 	})
-	if e.node.kind == unix.S_IFDIR && s.see(e.node, at.fd, name, &a) != nil {
-		a = e.attrs
-	}
 	s.entry(out, dir, e.node, a, 1)
 	return fuse.OK
 }

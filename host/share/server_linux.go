@@ -96,7 +96,7 @@ func New(cfg Config) (*Server, error) {
 		exports: exports{byTag: map[string]*share{}},
 	}
 	s.handles.limit = handleLimit()
-	s.changes.init()
+	s.changes.init(s.tree)
 	s.replays.streams = cfg.Streams
 	root := &node{id: fuse.FUSE_ROOT_ID, kind: sIFDIR, dir: &directory{}}
 	s.tree.byID[root.id] = root

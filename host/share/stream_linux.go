@@ -205,7 +205,7 @@ func (s *Server) replay(ctx context.Context, r *replayer, c *change, e *expectat
 	}
 	trouble, err := r.do(ctx, e)
 	if err != nil {
-		s.changes.push(&change{dir: c.dir, name: c.name, kinds: c.kinds, isDir: c.isDir, again: e})
+		s.changes.again(c, e)
 		return err
 	}
 	if trouble == "" {
