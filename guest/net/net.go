@@ -40,7 +40,8 @@ func Loopback() error {
 	return c.call(linkMessage(lo.Index, true, 0))
 }
 
-// Apply makes n the whole state of the guest's link, and writes the name servers. It may be called again at any time.
+// Apply makes n the whole state of the guest's link, and writes the name servers. It may be called again at any time. A link
+// that takes no packets as large as n says is set up all the same, and the error says so.
 func Apply(n api.Network) error {
 	p, err := plan(n)
 	if err != nil {
@@ -119,19 +120,23 @@ func (w wanted) apply(c *conn, iface *net.Interface) error {
 			return fmt.Errorf("remove address %s: %w", old, err)
 		}
 	}
-	if err := c.call(linkMessage(iface.Index, true, w.mtu)); err != nil {
-		return fmt.Errorf("set link %s up: %w", iface.Name, err)
+	large := c.call(linkMessage(iface.Index, true, w.mtu))
+	if large != nil { // a card may take less: one that is slow is of more use than none
+		large = fmt.Errorf("set mtu %d of link %s: %w", w.mtu, iface.Name, large)
+		if err := c.call(linkMessage(iface.Index, true, 0)); err != nil {
+			return fmt.Errorf("set link %s up: %w", iface.Name, err)
+		}
 	}
 	if err := c.call(addressMessage(unix.RTM_NEWADDR, iface.Index, w.address)); err != nil {
 		return fmt.Errorf("set address %s: %w", w.address, err)
 	}
 	if !w.gateway.IsValid() {
-		return nil
+		return large
 	}
 	if err := c.call(routeMessage(iface.Index, w.gateway)); err != nil {
 		return fmt.Errorf("set default route by %s: %w", w.gateway, err)
 	}
-	return nil
+	return large
 }
 
 // outside finds the link that is a device of its own, not one that software made.

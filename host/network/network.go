@@ -104,7 +104,7 @@ func New(cfg Config) (*Network, error) {
 func (n *Network) Guest() api.Network {
 	return api.Network{
 		Address: netip.PrefixFrom(n.addr.guest, n.addr.subnet.Bits()).String(),
-		Gateway: n.addr.gateway.String(), DNS: []string{n.addr.gateway.String()}, MTU: n.mtu,
+		Gateway: n.addr.gateway.String(), DNS: []string{n.addr.gateway.String()}, MTU: n.mtu, Host: n.addr.host.String(),
 	}
 }
 
