@@ -361,7 +361,7 @@ func fileEvents(t *testing.T, u *user) {
 	u.put(t, "watched/sub/file", "x")
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	cmd := u.command(ctx, "docker", "run", "--rm", "--init", "-v", dir+":/src", "toolbox", "watch", "/src", "/src/sub")
+	cmd := u.command(ctx, "docker", "run", "--rm", "--init", "--name", "watcher", "-v", dir+":/src", "toolbox", "watch", "/src", "/src/sub")
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -421,6 +421,7 @@ func fileEvents(t *testing.T, u *user) {
 			}
 		}
 	}
+	u.docker(t, "rm", "-f", "watcher")
 	cancel()
 	cmd.Wait()
 }

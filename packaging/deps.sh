@@ -6,7 +6,7 @@ packages=(
 	ca-certificates git xz-utils zstd       # to fetch, unpack and pack
 	gcc libc6-dev pkg-config                # runc is the one engine binary with cgo
 	erofs-utils cpio e2fsprogs              # tests read images and disks back with another implementation
-	fio iproute2                            # stories verify a share's contents and make networks of their own
+	fio iproute2 nftables                   # stories verify a share's contents and make networks of their own
 	qemu-system-x86 qemu-system-arm         # the hypervisor, and the foreign architecture for its test
 )
 # The arm64 image is cross-compiled where the machine is not arm64 itself.

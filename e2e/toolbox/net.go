@@ -4,6 +4,7 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"io"
 	"net"
@@ -37,7 +38,9 @@ func get(args []string) error {
 
 // unixGet prints what a path answers on a unix socket.
 func unixGet(args []string) error {
-	t := &http.Transport{Dial: func(string, string) (net.Conn, error) { return net.Dial("unix", args[0]) }}
+	t := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "unix", args[0])
+	}}
 	resp, err := (&http.Client{Transport: t, Timeout: 20 * time.Second}).Get("http://unix" + args[1])
 	if err != nil {
 		return err

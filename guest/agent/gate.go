@@ -13,7 +13,7 @@ import (
 )
 
 const (
-	greetingTime = 5 * time.Second
+	greetingTime = 30 * time.Second
 	maxStrangers = 64   // connections that have not greeted yet
 	maxStreams   = 4096 // connections of one port
 )

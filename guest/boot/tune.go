@@ -16,6 +16,8 @@ import (
 var sysctls = []struct{ name, value string }{
 	{"net.ipv4.ip_forward", "1"},
 	{"net.ipv6.conf.all.forwarding", "1"},
+	{"net.ipv4.ip_nonlocal_bind", "1"}, // a port is published at an address of the host's, which is none of ours
+	{"net.ipv6.ip_nonlocal_bind", "1"},
 	{"net.core.somaxconn", "4096"},
 	{"fs.inotify.max_user_instances", "8192"}, // file watchers of build tools
 	{"fs.inotify.max_user_watches", "1048576"},

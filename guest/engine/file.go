@@ -66,9 +66,6 @@ func (f *file) started() error {
 	return f.reason
 }
 
-// refused is what started found.
-func (f *file) refused() error { return f.started() }
-
 // write replaces path at once, so that a reader sees the old or the new.
 func write(path string, s settings) error {
 	data, err := json.MarshalIndent(s, "", "  ")
