@@ -98,13 +98,14 @@ func (u *user) programs(tb testing.TB, name string, files ...string) {
 			}
 		}
 	}
-	if err := os.WriteFile(filepath.Join(dir, "Dockerfile"), []byte("FROM scratch\nCOPY root /\nENV PATH=/bin:/usr/bin:/usr/local/bin:/usr/local/go/bin HOME=/tmp\n"), 0o644); err != nil {
-		tb.Fatal(err)
-	}
 	if err := os.MkdirAll(filepath.Join(dir, "root/tmp"), 0o777); err != nil {
 		tb.Fatal(err)
 	}
-	u.docker(tb, "build", "-q", "-t", name, dir)
+	archive := filepath.Join(dir, "archive")
+	if out, err := exec.Command("tar", "-C", filepath.Join(dir, "root"), "-cf", archive, ".").CombinedOutput(); err != nil {
+		tb.Fatalf("tar: %v: %s", err, out)
+	}
+	u.docker(tb, "import", "-c", "ENV PATH=/bin:/usr/bin:/usr/local/bin HOME=/tmp", archive, name)
 }
 
 // find is where one of the host's programs lies.
@@ -142,7 +143,7 @@ func buildsOnShare(t *testing.T, u *user) {
 	}
 	t.Run("git", func(t *testing.T) {
 		core := strings.TrimSpace(string(output(t, "git", "--exec-path")))
-		u.programs(t, "git", find(t, "git"), filepath.Join(core, "git-upload-pack"))
+		u.programs(t, "git", find(t, "git"), filepath.Join(core, "git-upload-pack"), "/bin/sh")
 		git := []string{"run", "--rm", "-v", dir + ":/src", "-e", "GIT_EXEC_PATH=" + core, "-e", "GIT_CONFIG_COUNT=1", "-e", "GIT_CONFIG_KEY_0=safe.directory", "-e", "GIT_CONFIG_VALUE_0=*", "git", find(t, "git")}
 		u.docker(t, append(git, "clone", "-q", "--no-hardlinks", "/src/origin.git", "/src/clone")...)
 		u.docker(t, append(git, "-C", "/src/clone", "fsck", "--no-progress")...)
@@ -155,26 +156,30 @@ func buildsOnShare(t *testing.T, u *user) {
 		}
 	})
 	t.Run("Go", func(t *testing.T) {
-		goRoot := strings.TrimSpace(string(output(t, "go", "env", "GOROOT")))
-		files := []string{filepath.Join(goRoot, "bin/go"), filepath.Join(goRoot, "go.env"), filepath.Join(goRoot, "VERSION"), filepath.Join(goRoot, "pkg/include")}
+		goRoot, mounted := strings.TrimSpace(string(output(t, "go", "env", "GOROOT"))), u.dir(t, "builds/goroot")
+		files := []string{"bin/go", "go.env", "VERSION", "pkg/include", "src/runtime", "src/internal", "src/unsafe", "src/errors", "src/sync"}
 		for _, tool := range []string{"compile", "link", "asm"} {
-			files = append(files, filepath.Join(goRoot, "pkg/tool", "linux_"+runtime.GOARCH, tool))
+			files = append(files, "pkg/tool/linux_"+runtime.GOARCH+"/"+tool)
 		}
-		for _, src := range []string{"runtime", "internal", "unsafe", "errors", "sync"} {
-			files = append(files, filepath.Join(goRoot, "src", src))
+		cp := exec.Command("cp", append(append([]string{"-r", "--parents"}, files...), mounted)...)
+		cp.Dir = goRoot
+		if out, err := cp.CombinedOutput(); err != nil {
+			t.Fatalf("copy Go: %v: %s", err, out)
 		}
-		u.programs(t, "go", files...)
 		u.put(t, "builds/prog/go.mod", "module prog\n\ngo 1.24\n")
 		u.put(t, "builds/prog/main.go", "package main\n\nfunc main() { println(\"built on a share\") }\n")
-		u.docker(t, "run", "--rm", "-v", dir+":/src", "-w", "/src/prog", "-e", "GOROOT="+goRoot, "-e", "CGO_ENABLED=0", "-e", "GOFLAGS=-buildvcs=false", "-e", "GOCACHE=/src/cache", "-e", "GOTOOLCHAIN=local",
-			"go", filepath.Join(goRoot, "bin/go"), "build", "-o", "prog", ".")
+		u.docker(t, "run", "--rm", "-v", dir+":/src", "-w", "/src/prog", "-e", "GOROOT=/src/goroot", "-e", "CGO_ENABLED=0", "-e", "GOFLAGS=-buildvcs=false",
+			"-e", "GOCACHE=/src/cache", "-e", "GOTOOLCHAIN=local", "-e", "HOME=/", "-e", "GOTMPDIR=/src", "--entrypoint", "/src/goroot/bin/go", "toolbox", "build", "-o", "prog", ".")
 		if got := string(output(t, "sh", "-c", filepath.Join(dir, "prog/prog")+" 2>&1")); strings.TrimSpace(got) != "built on a share" {
 			t.Errorf("the program says %q", got)
 		}
 	})
 	t.Run("npm", func(t *testing.T) {
 		node, npm := find(t, "node"), find(t, "npm")
-		u.programs(t, "node", node, filepath.Dir(filepath.Dir(npm)), "/bin/sh")
+		u.programs(t, "node", node, "/bin/sh")
+		if out, err := exec.Command("cp", "-r", filepath.Dir(filepath.Dir(npm)), filepath.Join(dir, "npm")).CombinedOutput(); err != nil {
+			t.Fatalf("copy npm: %v: %s", err, out)
+		}
 		for i := range 20 {
 			u.put(t, fmt.Sprintf("builds/dep%d/package.json", i), fmt.Sprintf(`{"name":"dep%d","version":"1.0.0","main":"index.js"}`, i))
 			u.put(t, fmt.Sprintf("builds/dep%d/index.js", i), fmt.Sprintf("module.exports = %d\n", i))
@@ -186,7 +191,7 @@ func buildsOnShare(t *testing.T, u *user) {
 		u.put(t, "builds/app/package.json", `{"name":"app","version":"1.0.0","scripts":{"build":"node build.js"},"dependencies":{`+strings.Join(deps, ",")+`}}`)
 		u.put(t, "builds/app/build.js", "let sum = 0; for (let i = 0; i < 20; i++) sum += require('dep'+i); require('fs').writeFileSync('sum.txt', String(sum))\n")
 		run := func(args ...string) {
-			u.docker(t, append([]string{"run", "--rm", "-v", dir + ":/src", "-w", "/src/app", "-e", "npm_config_cache=/tmp/npm", "node", node, npm}, args...)...)
+			u.docker(t, append([]string{"run", "--rm", "-v", dir + ":/src", "-w", "/src/app", "-e", "npm_config_cache=/tmp/npm", "node", node, "/src/npm/bin/" + filepath.Base(npm)}, args...)...)
 		}
 		run("install", "--offline", "--install-links", "--no-audit", "--no-fund")
 		u.docker(t, "run", "--rm", "-v", dir+":/src", "-w", "/src/app", "node", node, "build.js")

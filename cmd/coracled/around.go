@@ -15,7 +15,6 @@ import (
 
 	guestapi "github.com/coracle-engine/coracle/guest/api"
 	"github.com/coracle-engine/coracle/host/api"
-	"github.com/coracle-engine/coracle/host/config"
 	"github.com/coracle-engine/coracle/host/dockerproxy"
 	"github.com/coracle-engine/coracle/host/forward"
 	"github.com/coracle-engine/coracle/host/machine"
@@ -107,16 +106,21 @@ func tag(path string) string {
 }
 
 // Prepare implements machine.Around.
-func (a *around) Prepare(s api.Settings) (guestapi.Spec, error) {
+func (a *around) Prepare(ctx context.Context, s api.Settings) (guestapi.Spec, error) {
 	a.applying.Lock()
 	defer a.applying.Unlock()
 	spec := guestapi.Spec{Network: a.network.Guest(), Daemon: s.Engine, SSHAgent: s.SSH, ClientAddress: s.Ports.ClientAddress}
 	spec.Network.Host = a.network.HostAddress().String()
 	var err error
-	if spec.Certificates, err = config.Certificates(s); err != nil {
-		return spec, err
+	// Files that the settings name were looked at when they were checked; what else cannot be used is no reason not to start.
+	if spec.Certificates, err = network.Certificates(ctx, s.Network.Certificates); err != nil {
+		a.log.Warn("certificates", "err", err)
 	}
-	if err := a.ports.SetAddress(context.Background(), s.Ports.Address); err != nil {
+	proxy := guestapi.Proxy{HTTP: s.Network.HTTPProxy, HTTPS: s.Network.HTTPSProxy, No: s.Network.NoProxy}
+	if spec.Proxy, err = a.network.Proxy(ctx, proxy, os.Getenv); err != nil {
+		a.log.Warn("proxy", "err", err)
+	}
+	if err := a.ports.SetAddress(ctx, s.Ports.Address); err != nil {
 		return spec, &api.Error{Code: api.CodeConfig, Message: err.Error(), Hint: "run `coracle config set ports.address 127.0.0.1`"}
 	}
 	a.network.SetLoopback(s.Network.Loopback)

@@ -15,7 +15,7 @@ import (
 // methods may be called from several goroutines.
 type Around interface {
 	// Prepare puts the host's part of s into force and returns the guest's. Where it fails, what was in force still is.
-	Prepare(s api.Settings) (guestapi.Spec, error)
+	Prepare(ctx context.Context, s api.Settings) (guestapi.Spec, error)
 	// Attach gives the virtual machine its file system and its network.
 	Attach(cfg *vm.Config)
 	// Serve serves the guest of one boot until ctx ends.
@@ -149,7 +149,7 @@ func (m *Machine) Apply(ctx context.Context, s api.Settings) error {
 	if guest == nil {
 		return api.Errorf(api.CodeNotRunning, "machine %q is still starting", m.cfg.Name)
 	}
-	spec, err := m.cfg.Around.Prepare(s)
+	spec, err := m.cfg.Around.Prepare(ctx, s)
 	if err != nil {
 		return err
 	}
@@ -161,7 +161,7 @@ func (m *Machine) Apply(ctx context.Context, s api.Settings) error {
 		case ctx.Err() == nil:
 			err = api.Errorf(api.CodeEngine, "%v", err)
 		}
-		if before, berr := m.cfg.Around.Prepare(old); berr == nil {
+		if before, berr := m.cfg.Around.Prepare(ctx, old); berr == nil {
 			before.Hostname = m.hostname()
 			if berr := guest.Apply(ctx, before); berr != nil {
 				m.cfg.Log.Error("take settings back", "err", berr)

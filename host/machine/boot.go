@@ -156,7 +156,7 @@ func (m *Machine) prepare(ctx context.Context) (prepared, error) {
 	m.mu.Lock()
 	m.status.Settings = settings
 	m.mu.Unlock()
-	spec, err := m.cfg.Around.Prepare(settings)
+	spec, err := m.cfg.Around.Prepare(ctx, settings)
 	if err != nil {
 		return p, err
 	}

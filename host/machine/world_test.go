@@ -241,7 +241,7 @@ type around struct {
 	err       error
 }
 
-func (a *around) Prepare(s api.Settings) (guestapi.Spec, error) {
+func (a *around) Prepare(_ context.Context, s api.Settings) (guestapi.Spec, error) {
 	return guestapi.Spec{Daemon: s.Engine}, a.err
 }
 
