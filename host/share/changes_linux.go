@@ -18,6 +18,9 @@ type change struct {
 	mate  *change // the other end of a rename; each points to the other
 	to    bool    // it is the end where the file is now
 	taken bool
+	whole bool // too much was heard: all of the directory is to be looked into
+
+	cookie uint32 // of the last MovedFrom
 
 	again *expectation // what was about to be replayed when a stream broke
 }
@@ -50,7 +53,13 @@ type changes struct {
 	busy    map[*node]bool
 	workers int // changes that are being looked into
 	alone   bool
+	count   int // changes that wait
 }
+
+// most is how many changes of one directory wait, and many how many of all: beyond, all of the directory is looked into instead,
+// which takes no more memory than there are files. So much is heard of when the guest itself makes changes that nobody looks
+// into, since it replays nothing.
+const most, many = 1 << 14, 1 << 18
 
 // waiting are the changes of one directory.
 type waiting struct {
@@ -73,7 +82,7 @@ func (c *changes) clear() {
 	}
 	clear(c.waiting)
 	clear(c.moves)
-	c.turns = nil
+	c.turns, c.count = nil, 0
 }
 
 // of returns what waits in dir. Call with mu held.
@@ -93,17 +102,19 @@ func (c *changes) add(dir *node, name string, k kinds, isDir bool, cookie uint32
 	defer c.mu.Unlock()
 	w := c.of(dir)
 	one := w.byName[name]
+	if one == nil && (len(w.byName) >= most || c.count >= many) {
+		c.collapse(dir)
+		return
+	}
 	if one == nil {
 		one = &change{dir: dir, name: name}
-		w.byName[name] = one
-		w.list = append(w.list, one)
-		dir.dir.pending.Add(1)
+		c.wait(w, one)
 	}
 	one.kinds |= k
 	one.isDir = isDir
 	switch {
 	case k.has(notify.MovedFrom):
-		c.moves[cookie] = one
+		c.moves[cookie], one.cookie = one, cookie
 	case k.has(notify.MovedTo):
 		from := c.moves[cookie]
 		delete(c.moves, cookie)
@@ -111,6 +122,31 @@ func (c *changes) add(dir *node, name string, k kinds, isDir bool, cookie uint32
 			from.mate, one.mate, one.to = one, from, true
 		}
 	}
+	c.more.Signal()
+}
+
+// wait adds a change at the end of w. Call with mu held.
+func (c *changes) wait(w *waiting, one *change) {
+	w.byName[one.name] = one
+	w.list = append(w.list, one)
+	one.dir.dir.pending.Add(1)
+	c.count++
+}
+
+// collapse puts one change in the place of all that wait in dir. Call with mu held.
+func (c *changes) collapse(dir *node) {
+	w := c.of(dir)
+	for _, one := range w.byName {
+		if one.mate != nil {
+			one.mate.mate, one.mate = nil, nil
+		}
+		one.taken = true
+		delete(c.moves, one.cookie)
+	}
+	dir.dir.pending.Add(-int32(len(w.byName)))
+	c.count -= len(w.byName)
+	w.list, w.byName = nil, map[string]*change{}
+	c.wait(w, &change{dir: dir, whole: true, isDir: true})
 	c.more.Signal()
 }
 
@@ -126,9 +162,8 @@ func (c *changes) again(one *change, e *expectation) {
 		one.kinds |= k
 	} else {
 		one = &change{dir: one.dir, name: one.name, kinds: k, isDir: one.isDir}
-		w.byName[one.name] = one
-		w.list = append([]*change{one}, w.list...)
-		one.dir.dir.pending.Add(1)
+		c.wait(w, one)
+		w.list = append([]*change{one}, w.list[:len(w.list)-1]...)
 	}
 	one.again = e
 	c.more.Signal()
@@ -178,6 +213,8 @@ func (c *changes) next() *change {
 			if each != nil {
 				each.taken, c.busy[each.dir] = true, true
 				delete(c.waiting[each.dir].byName, each.name)
+				delete(c.moves, each.cookie)
+				c.count--
 			}
 		}
 		return one
@@ -267,6 +304,9 @@ func (s *Server) heard(e notify.Event) {
 
 // suspect has all of a directory looked into: what the guest was told of, and what is new.
 func (s *Server) suspect(dir *node) {
+	dir.dir.mu.Lock()
+	dir.dir.removed = nil
+	dir.dir.mu.Unlock()
 	s.changes.add(dir, "", kind(notify.Attributes), true, 0)
 	known := map[string]bool{}
 	s.tree.mu.RLock()

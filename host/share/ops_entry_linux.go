@@ -205,7 +205,7 @@ func (d *directory) tombstone(name string) {
 	if !d.watched.Load() {
 		return
 	}
-	if d.removed == nil {
+	if d.removed == nil || len(d.removed) > most { // too many: some will be heard twice
 		d.removed = map[string]struct{}{}
 	}
 	d.removed[name] = struct{}{}

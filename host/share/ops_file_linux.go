@@ -63,6 +63,9 @@ func (s *Server) openNode(n *node, flags uint32, kill bool) (h *handle, keep boo
 		n.mu.Lock()
 		keep = n.shown.sameContent(stampOf(&p.attrs))
 		n.mu.Unlock()
+		if dir := s.tree.dirOf(n); keep && p.fresh() && (dir == nil || !dir.dir.watched.Load() || p.nlink > 1) {
+			keep = false // it can change again without a new time, and nobody would hear
+		}
 	}
 	h = s.handles.add(n, fd, writes(flags))
 	s.change(func(t *tree) { t.opened(h) })

@@ -33,6 +33,7 @@ type Server struct {
 	exports  exports
 
 	protocol atomic.Pointer[fuse.ProtocolServer] // nil until the guest's INIT
+	answers  atomic.Uint32                       // about directories that just changed
 	done     sync.WaitGroup
 }
 

@@ -156,6 +156,10 @@ const maxSteps = 8
 // reconcile looks into a change, and the other end of it if it is a rename, until the guest knows all. The error is the
 // stream's end: what the guest does not know then is looked into by another.
 func (s *Server) reconcile(ctx context.Context, r *replayer, c *change) error {
+	if c.whole {
+		s.suspect(c.dir)
+		return nil
+	}
 	both := []*change{c}
 	if c.mate != nil {
 		from, to := c, c.mate

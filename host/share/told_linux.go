@@ -112,12 +112,26 @@ func (s *Server) fill(out *fuse.Attr, a *attrs) {
 	}
 }
 
+// blur has the time of a directory that is not watched, and that changed so lately that it can change again without a new
+// time, be another one in each answer. The guest's kernel keeps a listing for as long as the time is the same.
+func (s *Server) blur(n *node, out *fuse.Attr, a *attrs) {
+	if n.kind == unix.S_IFDIR && !n.dir.watched.Load() && a.fresh() {
+		out.Mtimensec = out.Mtimensec&^0x3ff | uint32(s.answers.Add(1))&0x3ff
+	}
+}
+
+// fresh says whether a changed within the last tick.
+func (a *attrs) fresh() bool {
+	return time.Since(time.Unix(a.mtime.sec, int64(a.mtime.nsec))) < tick
+}
+
 // entry fills the answer that name in dir is n with the host's attributes a.
 func (s *Server) entry(out *fuse.EntryOut, dir, n *node, a attrs, grace int32) {
 	s.view(&a)
 	n.shows(&a)
 	out.NodeId = n.id
 	s.fill(&out.Attr, &a)
+	s.blur(n, &out.Attr, &a)
 	if s.trusted(dir, grace) {
 		out.SetEntryTimeout(long)
 	}
@@ -129,5 +143,6 @@ func (s *Server) attributes(out *fuse.AttrOut, n *node, a attrs, grace int32) {
 	s.view(&a)
 	n.shows(&a)
 	s.fill(&out.Attr, &a)
+	s.blur(n, &out.Attr, &a)
 	out.SetTimeout(s.attrTimeout(n, &a, grace))
 }
