@@ -11,8 +11,11 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // sshAgent puts something in the place of the user's agent that a container can be heard to talk to.
@@ -90,4 +93,93 @@ func registryOnHost(t *testing.T, u *user) {
 	if r.code == 0 || !strings.Contains(r.stderr, "not found") {
 		t.Errorf("an image that is not there: %s", r)
 	}
+}
+
+// proxyReached has the engine pull and build through a proxy on the host's loopback, from a registry that does not exist.
+func proxyReached(t *testing.T, u *user) {
+	asked := make(chan string, 100)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		select {
+		case asked <- r.Host:
+		default:
+		}
+		http.Error(w, "the proxy was here", http.StatusTeapot)
+	})}
+	go s.Serve(l)
+	defer s.Close()
+	const registry = "registry.invalid:5000"
+	u.ok(t, "coracle", "config", "add", "engine.insecure-registries", registry)
+	defer u.ok(t, "coracle", "config", "remove", "engine.insecure-registries", registry)
+	u.ok(t, "coracle", "config", "set", "network.http-proxy", "http://"+l.Addr().String())
+	defer u.ok(t, "coracle", "config", "remove", "network.http-proxy")
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "Dockerfile"), []byte("FROM "+registry+"/nothing\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{{"pull", "-q", registry + "/nothing"}, {"build", "-q", dir}} {
+		for len(asked) > 0 {
+			<-asked
+		}
+		r := u.run(t.Context(), nil, "docker", args...)
+		select {
+		case host := <-asked:
+			if host != registry || r.code == 0 {
+				t.Errorf("docker %s: the proxy was asked for %s, %s", args[0], host, r)
+			}
+		default:
+			t.Errorf("docker %s: the proxy was not asked: %s", args[0], r)
+		}
+	}
+}
+
+// clockAfterSleep: the guest's time is right within 100 ms after the virtual machine stood still, and after the host's own
+// clock jumped, as it does when a computer wakes.
+func clockAfterSleep(t *testing.T, u *user) {
+	p := u.ask(t, u.files, "--privileged")
+	defer p.end()
+	off := func() time.Duration {
+		began := time.Now()
+		var ns int64
+		fmt.Sscan(p.do(t, "now"), &ns)
+		return time.Unix(0, ns).Sub(began.Add(time.Since(began) / 2))
+	}
+	right := func(when string) {
+		t.Helper()
+		if d := off().Abs(); d > 100*time.Millisecond {
+			t.Errorf("%s: the guest's clock is wrong by %v", when, d)
+		} else {
+			t.Logf("%s: wrong by %v", when, d)
+		}
+	}
+	right("at first")
+	pids := processes(t, "guest=coracle-default", filepath.Dir(u.home))
+	if len(pids) != 1 {
+		t.Fatalf("QEMU runs as %v", pids)
+	}
+	if err := syscall.Kill(pids[0], syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(3 * time.Second)
+	if err := syscall.Kill(pids[0], syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(100 * time.Millisecond)
+	right("100 ms after a stop of 3 s")
+
+	if got := p.do(t, "set-clock -3600"); got != "ok" {
+		t.Fatal(got)
+	}
+	if d := off(); d > -time.Hour+time.Second {
+		t.Fatalf("the clock cannot be made wrong: %v", d)
+	}
+	now := unix.NsecToTimespec(time.Now().UnixNano()) // a jump of nothing is a jump
+	if err := unix.ClockSettime(unix.CLOCK_REALTIME, &now); err != nil {
+		t.Skipf("set the host's clock: %v", err)
+	}
+	time.Sleep(100 * time.Millisecond)
+	right("100 ms after the host's clock jumped")
 }

@@ -46,6 +46,8 @@ func TestPorts(t *testing.T) {
 		{"registry on the host", registryOnHost},
 		{"engine settings without losing containers", engineSettings},
 		{"ssh agent", sshAgent},
+		{"proxy", proxyReached},
+		{"clock", clockAfterSleep},
 		{"attack: what answers a container", scanGateway},
 		{"attack: vsock by 32-bit calls", vsock32},
 		{"attack: what listens on the host", hostListeners},

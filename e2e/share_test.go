@@ -189,8 +189,17 @@ func specialFiles(t *testing.T, u *user) {
 	if got := u.docker(t, "run", "--rm", "-v", dir+":/src", "toolbox", "files", "/src"); got != "ok" {
 		t.Errorf("got %q", got)
 	}
-	// Locks hold between containers.
+	// Locks hold between containers, to the end of who has them.
 	u.put(t, "few/lock", "")
+	one, two := u.ask(t, dir), u.ask(t, dir)
+	defer two.end()
+	if a, b := one.do(t, "lock /src/lock"), two.do(t, "lock /src/lock"); a != "ok" || b != "error EAGAIN" {
+		t.Errorf("two containers lock a file: %s, %s", a, b)
+	}
+	one.end()
+	if got := two.do(t, "lock /src/lock"); got != "ok" {
+		t.Errorf("after the first has ended: %s", got)
+	}
 }
 
 func secretsLeftOut(t *testing.T, u *user) {

@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -35,6 +36,8 @@ func ask([]string) error {
 	}
 	return in.Err()
 }
+
+var held []*os.File // locked
 
 func do(words []string) (string, error) {
 	switch words[0] {
@@ -67,6 +70,21 @@ func do(words []string) (string, error) {
 	case "chmod":
 		mode, _ := strconv.ParseUint(words[1], 8, 32)
 		return "ok", unix.Chmod(words[2], uint32(mode))
+	case "now":
+		return strconv.FormatInt(time.Now().UnixNano(), 10), nil
+	case "set-clock": // by so many seconds
+		n, _ := strconv.Atoi(words[1])
+		t := unix.NsecToTimespec(time.Now().Add(time.Duration(n) * time.Second).UnixNano())
+		return "ok", unix.ClockSettime(unix.CLOCK_REALTIME, &t)
+	case "lock": // until this process ends
+		f, err := os.OpenFile(words[1], os.O_RDWR, 0)
+		if err == nil {
+			err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		}
+		if err == nil {
+			held = append(held, f)
+		}
+		return "ok", err
 	case "mknod":
 		return "ok", unix.Mknod(words[1], unix.S_IFBLK|0o666, int(unix.Mkdev(8, 0)))
 	}
