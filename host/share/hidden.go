@@ -2,16 +2,21 @@ package share
 
 import (
 	"path"
+	"slices"
 	"strings"
 )
 
 // Secrets are the places, beneath the root of a share or the user's home, that hold credentials. A share does not show them
 // unless it says so.
 var Secrets = []string{
-	".aws", ".azure", ".config/gcloud", ".config/gh", ".config/hub", ".config/op", ".docker", ".gem/credentials",
-	".git-credentials", ".gnupg", ".kube", ".local/share/keyrings", ".netrc", ".npmrc", ".oci", ".password-store", ".pgpass",
-	".pypirc", ".ssh", ".terraform.d/credentials.tfrc.json", ".vault-token",
+	".aws", ".azure", ".config/gcloud", ".config/gh", ".config/hub", ".config/op", ".gem/credentials", ".git-credentials",
+	".gnupg", ".kube", ".local/share/keyrings", ".netrc", ".oci", ".password-store", ".pgpass", ".ssh",
+	".terraform.d/credentials.tfrc.json", ".vault-token",
 }
+
+// HomeSecrets are the same beneath the user's home alone: a project that is shared by itself may well have these names at its
+// root, for other things.
+var HomeSecrets = []string{".docker", ".npmrc", ".pypirc"}
 
 // secrets are the hidden paths of one share, relative to its root, in lower case: host file systems may not tell the cases
 // apart.
@@ -30,7 +35,9 @@ func hide(root, home string) secrets {
 	prefix := strings.TrimSuffix(path.Clean(root), "/") + "/"
 	for _, secret := range Secrets {
 		add(secret)
-		if rest, ok := strings.CutPrefix(path.Join(home, secret), prefix); ok && home != "" && rest != secret {
+	}
+	for _, secret := range slices.Concat(Secrets, HomeSecrets) {
+		if rest, ok := strings.CutPrefix(path.Join(home, secret), prefix); ok && home != "" {
 			add(rest)
 		}
 	}

@@ -204,3 +204,34 @@ func BenchmarkEvent(b *testing.B) {
 		<-w.Events()
 	}
 }
+
+// BenchmarkServe is what requests cost without a kernel on the way.
+func BenchmarkServe(b *testing.B) {
+	f := serve(b, Config{})
+	write(b, f.root+"/a", "content")
+	must(b, os.MkdirAll(f.root+"/d/e/f/g", 0o755))
+	write(b, f.root+"/d/e/f/g/h", "content")
+	c := f.client(b)
+	root := c.root(b, "s")
+	_, a := c.lookup(root, "a")
+	at := root
+	for _, name := range []string{"d", "e", "f", "g"} {
+		_, e := c.lookup(at, name)
+		at = e.NodeId
+	}
+	_, h := c.lookup(at, "h")
+	fh := mustOpen(b, c, a.NodeId)
+	for name, do := range map[string]func(){
+		"getattr": func() { c.getattr(a.NodeId) }, "getattr-deep": func() { c.getattr(h.NodeId) },
+		"lookup": func() { c.lookup(root, "a") }, "missing": func() { c.lookup(root, "b") },
+		"read": func() { c.read(a.NodeId, fh, 7) }, "write": func() { c.write(a.NodeId, fh, "content") },
+		"open": func() { st, o := c.open(a.NodeId, unix.O_RDONLY); _ = st; c.release(a.NodeId, o.Fh) },
+	} {
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				do()
+			}
+		})
+	}
+}

@@ -208,6 +208,7 @@ func TestHidden(t *testing.T) {
 		{Tag: "up", Path: filepath.Dir(home)}, {Tag: "config", Path: home + "/.config"}}))
 	c := f.client(t)
 	root := c.root(t, "home")
+	_, config := c.lookup(root, ".config")
 	for _, name := range []string{".ssh", ".SSH", ".netrc", ".coracle"} {
 		st, _ := c.lookup(root, name)
 		wants(t, name, st, fuse.ENOENT)
@@ -219,7 +220,11 @@ func TestHidden(t *testing.T) {
 			t.Errorf("listing (plus %v): %v %s", plus, st, diff)
 		}
 	}
-	st, _ := c.mkdir(root, ".aws", 0o755)
+	st, _ := c.mkdir(root, ".docker", 0o755)
+	wants(t, "mkdir of a name that is hidden in the home", st, fuse.EACCES)
+	st, _ = c.mkdir(config.NodeId, ".docker", 0o755)
+	wants(t, "mkdir of the same elsewhere", st, fuse.OK)
+	st, _ = c.mkdir(root, ".aws", 0o755)
 	wants(t, "mkdir of a hidden name", st, fuse.EACCES)
 	st, _ = c.create(root, ".netrc", unix.O_RDWR, 0o600)
 	wants(t, "create of a hidden name", st, fuse.EACCES)
@@ -228,7 +233,6 @@ func TestHidden(t *testing.T) {
 	wants(t, "exchange with what is ours", c.rename(root, "sub", root, ".coracle", unix.RENAME_EXCHANGE), fuse.EACCES)
 	wants(t, "rename of what holds a secret", c.rename(root, ".config", root, "c", 0), fuse.EACCES)
 	wants(t, "exchange with what holds a secret", c.rename(root, "sub", root, ".config", unix.RENAME_EXCHANGE), fuse.EACCES)
-	_, config := c.lookup(root, ".config")
 	st, _ = c.lookup(config.NodeId, "gcloud")
 	wants(t, "a secret further down", st, fuse.ENOENT)
 	st, _ = c.lookup(config.NodeId, "app")
