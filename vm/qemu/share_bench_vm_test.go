@@ -295,10 +295,10 @@ func withVirtiofsd(b *testing.B, binary, tmp string, modes ...string) string {
 
 func tailOf(b []byte) []byte { return b[max(0, len(b)-2000):] }
 
-// counter counts the requests that a file system is asked, by their kind.
+// counter counts the requests that a file system is asked, by their kind, and the time that it takes to answer them.
 type counter struct {
 	vm.FileSystem
-	kinds [64]atomic.Int64
+	kinds, took [64]atomic.Int64
 }
 
 // kindNames are those of linux/fuse.h, enum fuse_opcode, that matter here.
@@ -309,19 +309,26 @@ var kindNames = map[int]string{
 }
 
 func (c *counter) Serve(in, out [][]byte) int {
-	if len(in) > 0 && len(in[0]) >= 8 {
-		c.kinds[binary.NativeEndian.Uint32(in[0][4:])%64].Add(1)
+	if len(in) == 0 || len(in[0]) < 8 {
+		return c.FileSystem.Serve(in, out)
 	}
+	kind := binary.NativeEndian.Uint32(in[0][4:]) % 64
+	begin := time.Now()
+	defer func() {
+		c.kinds[kind].Add(1)
+		c.took[kind].Add(time.Since(begin).Microseconds())
+	}()
 	return c.FileSystem.Serve(in, out)
 }
 
 func (c *counter) clear() {
 	for i := range c.kinds {
 		c.kinds[i].Store(0)
+		c.took[i].Store(0)
 	}
 }
 
-// String names the kinds with their counts, the most frequent first.
+// String names the kinds with their counts and the server's mean time for one, the most frequent first.
 func (c *counter) String() string {
 	var kinds []int
 	for i := range c.kinds {
@@ -332,7 +339,7 @@ func (c *counter) String() string {
 	slices.SortFunc(kinds, func(a, b int) int { return cmp.Compare(c.kinds[b].Load(), c.kinds[a].Load()) })
 	var words []string
 	for _, i := range kinds {
-		words = append(words, fmt.Sprintf("%s %d", cmp.Or(kindNames[i], strconv.Itoa(i)), c.kinds[i].Load()))
+		words = append(words, fmt.Sprintf("%s %d (%d µs)", cmp.Or(kindNames[i], strconv.Itoa(i)), c.kinds[i].Load(), c.took[i].Load()/c.kinds[i].Load()))
 	}
 	return strings.Join(words, ", ")
 }
