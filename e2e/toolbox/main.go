@@ -56,6 +56,7 @@ var verbs = map[string]func(args []string) error{
 	"escape":   escape,
 	"unixget":  unixGet,
 	"hear":     hear,
+	"agent":    agent,
 	"vsocks":   vsocks,
 	"now":      func([]string) error { _, err := fmt.Println(time.Now().UnixNano()); return err },
 }

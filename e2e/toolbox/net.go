@@ -212,3 +212,24 @@ func vsocks([]string) error {
 	_, err := fmt.Println(strings.Join(answers, " "))
 	return err
 }
+
+// agent asks an ssh agent's socket how many keys it has.
+func agent(args []string) error {
+	c, err := net.Dial("unix", args[0])
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	if _, err := c.Write([]byte{0, 0, 0, 1, 11}); err != nil {
+		return err
+	}
+	answer := make([]byte, 9)
+	if _, err := io.ReadFull(c, answer); err != nil {
+		return err
+	}
+	if answer[4] != 12 {
+		return fmt.Errorf("answer of type %d", answer[4])
+	}
+	_, err = fmt.Println(answer[8], "keys")
+	return err
+}
