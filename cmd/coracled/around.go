@@ -175,19 +175,34 @@ func (a *around) hidden(path string) (dir, remedy string) {
 	if within(path, a.home) {
 		return a.home, ""
 	}
+	home, _ := os.UserHomeDir()
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for _, s := range a.shared {
 		if s.Secrets || !within(path, s.Path) {
 			continue
 		}
-		for _, secret := range share.Secrets {
-			if dir := filepath.Join(s.Path, secret); within(path, dir) {
+		for _, dir := range secretsOf(s.Path, home) {
+			if within(path, dir) && !within(s.Path, dir) {
 				return dir, "coracle config add shares " + s.Path + ":secrets"
 			}
 		}
 	}
 	return "", ""
+}
+
+// secretsOf is where credentials lie that a share of root does not show.
+func secretsOf(root, home string) []string {
+	var dirs []string
+	for _, secret := range share.Secrets {
+		dirs = append(dirs, filepath.Join(root, secret))
+	}
+	if home != "" {
+		for _, secret := range slices.Concat(share.Secrets, share.HomeSecrets) {
+			dirs = append(dirs, filepath.Join(home, secret))
+		}
+	}
+	return dirs
 }
 
 func within(path, dir string) bool {
