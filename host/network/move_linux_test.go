@@ -190,7 +190,7 @@ func TestNetworkMoves(t *testing.T) {
 		texts, _ := client.LookupTXT(ctx, "a.example.")
 		return fmt.Sprintf("%s%v%v", site, addrs, texts)
 	}
-	for _, name := range []string{"1", "2", "1"} {
+	for _, name := range []string{"1", "2"} {
 		move(name)
 		moved := time.Now()
 		want := fmt.Sprintf("%s[192.0.2.%s][%s]", name, name, name)

@@ -27,7 +27,7 @@ const nicID = 1
 // What one guest may have at once.
 const (
 	maxDials       = 1024 // TCP connections that are being made; further ones wait for the guest to ask again
-	maxConnections = 8192 // TCP connections; further ones are refused
+	maxConnections = 4096 // TCP connections; further ones are refused
 	maxQueries     = 256  // DNS queries in flight; further ones are dropped
 )
 

@@ -46,7 +46,7 @@ func (s *segment) connect(ctx context.Context, r *tcp.ForwarderRequest) {
 	}
 	defer s.connections.Add(-1)
 	if s.isDNS(to) {
-		if g := s.admit(r, true); g != nil {
+		if g := s.admit(ctx, r, true); g != nil {
 			s.queryStream(ctx, g)
 		}
 		return
@@ -57,7 +57,7 @@ func (s *segment) connect(ctx context.Context, r *tcp.ForwarderRequest) {
 		r.Complete(true)
 		return
 	}
-	g := s.admit(r, s.connections.Load() > largeCount)
+	g := s.admit(ctx, r, s.connections.Load() > largeCount)
 	if g == nil {
 		reset(host)
 		return
@@ -84,9 +84,12 @@ func (s *segment) dial(ctx context.Context, to netip.AddrPort) (*net.TCPConn, er
 
 // admit ends the handshake with the guest; it returns nil where the guest has left meanwhile. A small connection is one that
 // never buffers more than smallWindow each way.
-func (s *segment) admit(r *tcp.ForwarderRequest, small bool) *guestConn {
+func (s *segment) admit(ctx context.Context, r *tcp.ForwarderRequest, small bool) *guestConn {
 	g := &guestConn{cable: s.cable, small: small}
+	made := make(chan struct{})
+	defer context.AfterFunc(ctx, func() { g.giveUp(made) })()
 	ep, err := r.CreateEndpoint(&g.queue)
+	close(made)
 	r.Complete(false)
 	if err != nil {
 		return nil
@@ -96,6 +99,21 @@ func (s *segment) admit(r *tcp.ForwarderRequest, small bool) *guestConn {
 	}
 	g.ep = ep
 	return g
+}
+
+// giveUp wakes a handshake that waits for a guest, which may never answer, until it is made or not. It waits only for news and
+// begins to at an unknown moment, so once is not enough.
+func (g *guestConn) giveUp(made <-chan struct{}) {
+	again := time.NewTicker(10 * time.Millisecond)
+	defer again.Stop()
+	for {
+		g.queue.Notify(waiter.WritableEvents)
+		select {
+		case <-made:
+			return
+		case <-again.C:
+		}
+	}
 }
 
 // guestConn is the guest's end of a connection.
@@ -200,7 +218,8 @@ func reset(c *net.TCPConn) {
 // buffers hold what is on its way. A connection has one while it has bytes to carry, not while it waits for them.
 var buffers = sync.Pool{New: func() any { b := make([]byte, bufferSize); return &b }}
 
-const bufferSize = 128 << 10
+// bufferSize holds any datagram, and what one packet of TCP carries.
+const bufferSize = 64 << 10
 
 // pump writes to w what read returns until its io.EOF, which is no error.
 func pump(w io.Writer, read func() (*[]byte, int, error)) error {

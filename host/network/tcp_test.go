@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"runtime"
 	"sync"
 	"testing"
 	"time"
@@ -169,4 +170,54 @@ func sendAndCompare(g *guest, at netip.AddrPort, seed byte, size int) error {
 		return fmt.Errorf("%d bytes came back that are not the %d sent", len(got), len(sent))
 	}
 	return nil
+}
+
+// What listens on the host's ::1 alone, as newer development servers do, is at the same place.
+func TestLoopbackOfIPv6(t *testing.T) {
+	l, err := net.Listen("tcp6", "[::1]:0")
+	if err != nil {
+		t.Skipf("this machine has no IPv6: %v", err)
+	}
+	defer l.Close()
+	go func() {
+		if c, err := l.Accept(); err == nil {
+			c.Write([]byte("six"))
+			c.Close()
+		}
+	}()
+	g := newGuest(t, Config{Loopback: true})
+	if b, err := io.ReadAll(g.mustDial(g.host(l.Addr()))); err != nil || string(b) != "six" {
+		t.Errorf("%q, %v", b, err)
+	}
+}
+
+// faults.md row 21: a connection that waits costs little: here both ends of it, and the guest's besides.
+func TestIdleConnectionsAreSmall(t *testing.T) {
+	if coarse {
+		t.Skip("memory under the race detector says nothing; leave out -race")
+	}
+	const conns, each = 500, 96 << 10 // a third is what the echo itself copies by
+	g := newGuest(t, Config{Loopback: true})
+	at := g.host(serve(t, echo))
+	used := func() uint64 {
+		var m runtime.MemStats
+		runtime.GC()
+		runtime.GC() // pools are emptied by the second
+		runtime.ReadMemStats(&m)
+		return m.HeapInuse + m.StackInuse
+	}
+	before := used()
+	block := make([]byte, 100<<10)
+	for range conns {
+		c := g.mustDial(at)
+		go c.Write(block)
+		if _, err := io.ReadFull(c, make([]byte, len(block))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := (int64(used()) - int64(before)) / conns; got > each {
+		t.Errorf("each connection that waits holds %d KiB", got>>10)
+	} else {
+		t.Logf("each connection that waits holds %d KiB", got>>10)
+	}
 }
