@@ -43,12 +43,12 @@ var proxySchemes = []string{"http", "https", "socks5", "socks5h"}
 
 // checkProxy never repeats the value, which may hold a password.
 func checkProxy(key, value string) error {
-	if value == "" {
+	if value == "" || value == "none" { // none: whatever the host uses
 		return nil
 	}
 	u, err := url.Parse(value)
 	if err != nil || u.Hostname() == "" || !slices.Contains(proxySchemes, u.Scheme) || u.RawQuery != "" || u.Fragment != "" {
-		return bad("write it as http://HOST:PORT; its scheme may be "+strings.Join(proxySchemes, ", "), "%s is not a proxy's URL", key)
+		return bad("write it as http://HOST:PORT, or none; the scheme may be "+strings.Join(proxySchemes, ", "), "%s is not a proxy's URL", key)
 	}
 	return nil
 }
