@@ -57,7 +57,7 @@ check: ## vet, lint, formatting, and builds for every system and architecture
 
 .PHONY: bench
 bench: ## the benchmarks behind SPECIFICATION.md
-	CORACLE_VM=1 go test -run '^$$' -bench . -benchtime 2s -timeout 30m -p 1 ./vm/... ./e2e/...
+	CORACLE_VM=1 go test -run '^$$' -bench . -benchtime 2s -timeout 30m -p 1 ./host/share ./host/network ./host/dockerproxy ./vm/... ./e2e/...
 
 .PHONY: clean
 clean: ## remove what was built; machines and their data stay
