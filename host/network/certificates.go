@@ -76,17 +76,6 @@ func (b *bundle) addFile(path string) error {
 	return nil
 }
 
-// addAuthorities adds those certificates in text that may sign others.
-func (b *bundle) addAuthorities(from string, text []byte) error {
-	var errs error
-	for _, der := range blocks(text) {
-		if c, err := x509.ParseCertificate(der); err == nil && c.IsCA {
-			errs = errors.Join(errs, b.add(from, der))
-		}
-	}
-	return errs
-}
-
 // blocks are the certificates in PEM, not yet parsed.
 func blocks(text []byte) (ders [][]byte) {
 	for {

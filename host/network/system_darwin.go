@@ -2,6 +2,8 @@ package network
 
 import (
 	"context"
+	"crypto/x509"
+	"errors"
 	"fmt"
 	"os/exec"
 
@@ -26,4 +28,15 @@ func hostCertificates(ctx context.Context, b *bundle) error {
 		return fmt.Errorf("list certificates of %s: %w", keychain, err)
 	}
 	return b.addAuthorities(keychain, out)
+}
+
+// addAuthorities adds those certificates in text that may sign others.
+func (b *bundle) addAuthorities(from string, text []byte) error {
+	var errs error
+	for _, der := range blocks(text) {
+		if c, err := x509.ParseCertificate(der); err == nil && c.IsCA {
+			errs = errors.Join(errs, b.add(from, der))
+		}
+	}
+	return errs
 }
