@@ -31,6 +31,7 @@ type handles struct {
 	limit  int64
 	count  atomic.Int64
 	last   atomic.Uint64
+	left   leavings
 	shards [16]struct {
 		mu   sync.RWMutex
 		byID map[uint64]*handle

@@ -174,6 +174,8 @@ func (s *Server) remove(in *fuse.InHeader, name string, flags int) fuse.Status {
 	if e, mine := s.replays.of(in.Pid); mine {
 		return s.removeReplayed(e, in, name)
 	}
+	left := -1
+	defer func() { s.handles.left.drop(left) }()
 	d, st := s.lock(in.NodeId, name)
 	if st != fuse.OK {
 		return st
@@ -183,6 +185,7 @@ func (s *Server) remove(in *fuse.InHeader, name string, flags int) fuse.Status {
 	if st != fuse.OK {
 		return st
 	}
+	left = s.handles.left.hold(d.at.fd, name, &a)
 	if err := unix.Unlinkat(d.at.fd, name, flags); err != nil {
 		return status(err)
 	}
@@ -233,6 +236,8 @@ func (s *fileSystem) Rename(_ <-chan struct{}, in *fuse.RenameIn, from, to strin
 	if in.Flags&^(unix.RENAME_NOREPLACE|unix.RENAME_EXCHANGE) != 0 {
 		return fuse.EINVAL
 	}
+	left := -1
+	defer func() { s.handles.left.drop(left) }()
 	a, b, st := s.lockTwo(in.NodeId, from, in.Newdir, to)
 	if st != fuse.OK {
 		return st
@@ -250,6 +255,9 @@ func (s *fileSystem) Rename(_ <-chan struct{}, in *fuse.RenameIn, from, to strin
 		return st
 	}
 	exists := st == fuse.OK
+	if exists && in.Flags&unix.RENAME_EXCHANGE == 0 {
+		left = s.handles.left.hold(b.at.fd, to, &replaced)
+	}
 	if err := unix.Renameat2(a.at.fd, from, b.at.fd, to, uint(in.Flags)); err != nil {
 		return status(err)
 	}

@@ -64,7 +64,9 @@ func (s *Server) compare(c *change) *expectation {
 	told := c.dir.names[c.name]
 	s.tree.mu.RUnlock()
 	_, ours := c.dir.dir.removed[c.name]
-	delete(c.dir.dir.removed, c.name)
+	if found || c.kinds.has(notify.Removed, notify.MovedFrom) { // else that event is still to come
+		delete(c.dir.dir.removed, c.name)
+	}
 	switch {
 	case told != nil && found && told.ident == a.ident && told.kind == a.kind():
 		return s.compareNode(c, told)

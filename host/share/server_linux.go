@@ -97,6 +97,7 @@ func New(cfg Config) (*Server, error) {
 		exports: exports{byTag: map[string]*share{}},
 	}
 	s.handles.limit = handleLimit()
+	s.handles.left.start()
 	s.changes.init(s.tree)
 	s.replays.streams = cfg.Streams
 	root := &node{id: fuse.FUSE_ROOT_ID, kind: sIFDIR, dir: &directory{}}
@@ -118,6 +119,7 @@ func (s *Server) Close() error {
 	s.clear()
 	s.changes.once.Do(func() { close(s.changes.quit) })
 	s.done.Wait()
+	s.handles.left.stop()
 	return errors.Join(err, s.owners.close())
 }
 
