@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -237,7 +238,7 @@ func (a *around) Serve(ctx context.Context, g machine.Guest) {
 	})
 	serving.Go(func() {
 		err := sshagent.Serve(ctx, g.SSH, g.Secret, func() string { return os.Getenv("SSH_AUTH_SOCK") }, a.log)
-		if err != nil && ctx.Err() == nil {
+		if err != nil && ctx.Err() == nil && !errors.Is(err, net.ErrClosed) { // closed: the machine has ended
 			a.log.Error("the ssh agent is out of reach", "err", err)
 		}
 	})

@@ -91,8 +91,10 @@ func (f *Forwarder) SetAddress(ctx context.Context, address string) error {
 	old := f.address
 	f.address = a
 	var errs []error
+	told := map[string]bool{} // the two families of a port can fail alike
 	for _, p := range f.reconcile(ctx) {
-		if p.Error != "" && !failed[p.ID] {
+		if p.Error != "" && !failed[p.ID] && !told[p.Error] {
+			told[p.Error] = true
 			errs = append(errs, errors.New(p.Error))
 		}
 	}

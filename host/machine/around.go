@@ -161,12 +161,7 @@ func (m *Machine) Apply(ctx context.Context, s api.Settings) error {
 		case ctx.Err() == nil:
 			err = api.Errorf(api.CodeEngine, "%v", err)
 		}
-		if before, berr := m.cfg.Around.Prepare(ctx, old); berr == nil {
-			before.Hostname = m.hostname()
-			if berr := guest.Apply(ctx, before); berr != nil {
-				m.cfg.Log.Error("take settings back", "err", berr)
-			}
-		}
+		m.takeBack(ctx, guest, old)
 		return err
 	}
 	m.mu.Lock()
@@ -176,4 +171,21 @@ func (m *Machine) Apply(ctx context.Context, s api.Settings) error {
 	m.mu.Unlock()
 	m.cfg.Save(m.Status())
 	return nil
+}
+
+// backTime bounds how long settings may take to be taken back, for which dockerd may have to start again.
+const backTime = time.Minute
+
+// takeBack puts old into force again, also where nobody waits for it any more.
+func (m *Machine) takeBack(ctx context.Context, guest *guestapi.Client, old api.Settings) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), backTime)
+	defer cancel()
+	before, err := m.cfg.Around.Prepare(ctx, old)
+	if err == nil {
+		before.Hostname = m.hostname()
+		err = guest.Apply(ctx, before)
+	}
+	if err != nil {
+		m.cfg.Log.Error("take settings back", "err", err)
+	}
 }

@@ -227,6 +227,7 @@ func (m *Machine) launch(ctx context.Context, b *boot, d vm.Driver, cfg vm.Confi
 		b.consoleFrom = st.Size()
 	}
 	if b.ssh, err = machine.Listen(guestapi.PortSSH); err != nil {
+		knocks.Close()
 		_ = machine.Stop(context.Background())
 		return fmt.Errorf("listen for the guest: %w", err)
 	}
