@@ -31,17 +31,17 @@ func watch(ctx context.Context, woke func()) error {
 		})
 		return errors.Join(err, serr)
 	}
-	if err := set(); err != nil {
+	if err := set(); err != nil && !errors.Is(err, unix.ECANCELED) {
 		return fmt.Errorf("watch the clock: %w", err)
 	}
 	for buf := make([]byte, 8); ; {
 		_, err := timer.Read(buf)
-		switch {
-		case ctx.Err() != nil:
-			return ctx.Err()
-		case errors.Is(err, unix.ECANCELED):
+		for errors.Is(err, unix.ECANCELED) && ctx.Err() == nil {
 			woke()
-			err = set()
+			err = set() // says the same of a jump since the read
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
 		}
 		if err != nil {
 			return fmt.Errorf("watch the clock: %w", err)

@@ -2,6 +2,7 @@ package wake
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"testing"
 	"time"
@@ -50,5 +51,28 @@ func TestWatchHearsTheClock(t *testing.T) {
 	case <-woke:
 		t.Error("woke without a jump")
 	case <-time.After(200 * time.Millisecond):
+	}
+}
+
+// TestWatchOutlivesAHurry sets the clock again and again, so that it jumps also while the timer is being set anew.
+func TestWatchOutlivesAHurry(t *testing.T) {
+	var now unix.Timespec
+	set := func() error {
+		return errors.Join(unix.ClockGettime(unix.CLOCK_REALTIME, &now), unix.ClockSettime(unix.CLOCK_REALTIME, &now))
+	}
+	if err := set(); err != nil {
+		t.Skipf("setting the clock needs CAP_SYS_TIME (%v): run the tests as root", err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- Watch(ctx, func() {}) }()
+	for range 20000 {
+		if err := set(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cancel()
+	if err := <-ended; !errors.Is(err, context.Canceled) {
+		t.Errorf("the watch ended: %v", err)
 	}
 }
