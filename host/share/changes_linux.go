@@ -284,12 +284,16 @@ func (s *Server) heard(e notify.Event) {
 	switch e.Kind {
 	case notify.Overflow:
 		s.log.Debug("changes were lost: all known directories are compared")
+		s.adoptAll()
 		for _, dir := range s.watches.all() {
 			s.suspect(dir)
 		}
 	case notify.Gone:
 		s.watches.ended(e.ID)
 	default:
+		for _, sh := range s.watches.replaced(e) {
+			s.adopt(sh)
+		}
 		for _, dir := range s.watches.of(e.ID) {
 			if e.Name == "" && dir != dir.share.root {
 				continue // the directory above is told too

@@ -151,7 +151,9 @@ func (t *tree) drop(n *node) {
 }
 
 func (t *tree) remove(n *node) {
-	delete(t.byID, n.id)
+	if t.byID[n.id] == n {
+		delete(t.byID, n.id)
+	}
 	if k := (key{n.share, n.ident}); t.byKey[k] == n {
 		delete(t.byKey, k)
 	}

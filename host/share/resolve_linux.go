@@ -138,6 +138,9 @@ func (s *Server) find(n *node) (place, fuse.Status) {
 				break
 			}
 			p, err := s.findAt(n, path)
+			if err == nil && n == n.share.root && p.nlink == 0 {
+				return p, s.deleted(n.share, p)
+			}
 			if err == nil {
 				return p, fuse.OK
 			}

@@ -51,6 +51,9 @@ type share struct {
 	root    *node
 	secrets secrets
 
+	above notify.ID // of the watch of the directory that the root lies in, and
+	name  string    // the root's name there; guarded by the server's watches.mu
+
 	gone  atomic.Bool
 	users atomic.Int64 // of fd; negative when it is closed
 }
@@ -92,7 +95,7 @@ func New(cfg Config) (*Server, error) {
 	s := &Server{
 		log: cfg.Log, uid: uint32(os.Geteuid()), hidden: cfg.Hidden, owners: records,
 		tree:    newTree(),
-		watches: watches{watcher: cfg.Watcher, byID: map[notify.ID][]*node{}},
+		watches: watches{watcher: cfg.Watcher, byID: map[notify.ID][]*node{}, above: map[notify.ID][]*share{}},
 		devices: devices{known: map[uint64]device{}},
 		exports: exports{byTag: map[string]*share{}},
 	}
@@ -126,6 +129,7 @@ func (s *Server) Close() error {
 // SetShares makes shares the whole set, also while the guest uses them. What the guest holds of a share that is not among
 // them any more, or whose path changed, is void. The error names the shares that cannot be served; the others are.
 func (s *Server) SetShares(shares []Share) error {
+	s.adoptAll()
 	s.exports.mu.Lock()
 	defer s.exports.mu.Unlock()
 	s.exports.hidden = identities(s.hidden)
@@ -145,11 +149,13 @@ func (s *Server) SetShares(shares []Share) error {
 			errs = append(errs, fmt.Errorf("share %s: %w", want.Path, err))
 			continue
 		}
+		s.tree.register(got.root)
+		s.watchAbove(got)
 		next[want.Tag] = got
 	}
 	for tag, old := range s.exports.byTag {
 		if next[tag] != old {
-			s.withdraw(old)
+			s.withdraw(old, nil)
 		}
 	}
 	s.exports.byTag = next
@@ -183,7 +189,7 @@ func identities(paths []string) map[ident]bool {
 	return ids
 }
 
-// export opens a share. The path may lead through symlinks: the user named it.
+// export opens a share, whose root is not in the tree yet. The path may lead through symlinks: the user named it.
 func (s *Server) export(want Share) (*share, error) {
 	if !filepath.IsAbs(want.Path) {
 		return nil, errors.New("the path is not absolute")
@@ -212,11 +218,7 @@ func (s *Server) export(want Share) (*share, error) {
 		}
 		sh.secrets = hide(real, home)
 	}
-	s.tree.mu.Lock()
-	defer s.tree.mu.Unlock()
-	s.tree.last++
-	sh.root = &node{id: s.tree.last, share: sh, ident: a.ident, kind: sIFDIR, dir: &directory{}}
-	s.tree.byID[sh.root.id], s.tree.byKey[key{sh, a.ident}] = sh.root, sh.root
+	sh.root = &node{share: sh, ident: a.ident, kind: sIFDIR, dir: &directory{}}
 	return sh, nil
 }
 
@@ -242,31 +244,6 @@ func (s *Server) exportable(fd int, a attrs) error {
 		fd = up
 	}
 	return errors.New("it is too deep")
-}
-
-// withdraw makes all void that the guest has of a share.
-func (s *Server) withdraw(sh *share) {
-	sh.close()
-	s.tree.mu.Lock()
-	var dirs []*node
-	var open []*handle
-	for id, n := range s.tree.byID {
-		if n.share != sh {
-			continue
-		}
-		delete(s.tree.byID, id)
-		delete(s.tree.byKey, key{sh, n.ident})
-		open = append(open, n.handles...)
-		if n.dir != nil {
-			dirs = append(dirs, n)
-		}
-	}
-	s.tree.mu.Unlock()
-	for _, h := range open {
-		s.handles.close(h.id)
-	}
-	s.listings.drop(func(n *node) bool { return n.share == sh })
-	s.unwatch(dirs)
 }
 
 // clear forgets all that the guest was told and has open. Shares stay.

@@ -16,6 +16,8 @@ type watches struct {
 
 	mu   sync.Mutex
 	byID map[notify.ID][]*node
+
+	above map[notify.ID][]*share // whose roots lie in a directory
 }
 
 // of returns the nodes that an event with this id is about.
@@ -108,6 +110,7 @@ func (w *watches) ended(id notify.ID) {
 		n.dir.watched.Store(false)
 	}
 	delete(w.byID, id)
+	delete(w.above, id)
 }
 
 // devices are the file systems that were seen.
