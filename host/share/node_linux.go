@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 
 	"github.com/coracle-engine/coracle/host/share/notify"
+	"golang.org/x/sys/unix"
 )
 
 // moment is a time of the host's file system.
@@ -45,6 +46,7 @@ type node struct {
 
 	// Guarded by tree.mu. A link says the same as the names of its directory, from the other end.
 	links    []link
+	lost     link             // of a file: its last name, if the host took that away or put another file in its place
 	names    map[string]*node // what the guest was told is in a directory
 	lookups  uint64           // how often the guest was told of the node, less what it forgot
 	children int              // held nodes that have a link in this directory
@@ -165,7 +167,9 @@ func (t *tree) link(dir *node, name string, n *node) {
 		return
 	} else if old != nil {
 		t.unlink(dir, name)
+		old.loses(dir, name)
 	}
+	n.lost = link{}
 	if n.kind == sIFDIR {
 		for len(n.links) > 0 {
 			t.unlink(n.links[0].dir, n.links[0].name)
@@ -195,6 +199,13 @@ func (t *tree) unlink(dir *node, name string) *node {
 		t.remove(n)
 	}
 	return n
+}
+
+// loses notes that the host took the name away from n. Call with mu held.
+func (n *node) loses(dir *node, name string) {
+	if n.kind == unix.S_IFREG && len(n.links) == 0 {
+		n.lost = link{dir, name}
+	}
 }
 
 func without(links []link, gone link) []link {

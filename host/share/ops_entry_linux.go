@@ -134,6 +134,9 @@ func (s *fileSystem) Link(_ <-chan struct{}, in *fuse.LinkIn, name string, out *
 		return st
 	}
 	defer from.close()
+	if from.ident != n.ident {
+		return estale
+	}
 	d, st := s.lock(in.NodeId, name)
 	if st != fuse.OK {
 		return st

@@ -61,7 +61,7 @@ func (s *Server) openNode(n *node, flags uint32, kill bool) (h *handle, keep boo
 	} else {
 		s.view(&p.attrs)
 		n.mu.Lock()
-		keep = n.shown.sameContent(stampOf(&p.attrs))
+		keep = p.ident == n.ident && n.shown.sameContent(stampOf(&p.attrs))
 		n.mu.Unlock()
 		if dir := s.tree.dirOf(n); keep && p.fresh() && (dir == nil || !dir.dir.watched.Load() || p.nlink > 1) {
 			keep = false // it can change again without a new time, and nobody would hear

@@ -132,7 +132,9 @@ func (s *Server) expectGone(c *change, n *node) *expectation {
 			n.id = t.last
 		}
 		e.replay.Path, ok = t.place(c.dir, c.name)
-		t.unlink(c.dir, c.name)
+		if t.unlink(c.dir, c.name) != nil {
+			n.loses(c.dir, c.name)
+		}
 	})
 	e.attrs = n.lastSeen()
 	if !ok {
@@ -188,14 +190,17 @@ func (s *Server) compareNode(c *change, n *node) *expectation {
 		return nil // on its way elsewhere
 	}
 	p.close()
+	if p.ident != n.ident {
+		return nil // another has come in its place, which will be heard of
+	}
 	a := p.attrs
 	s.view(&a)
 	n.mu.Lock()
-	told := n.told
-	n.told = stampOf(&a)
-	n.told.at = now()
+	told, truth := n.told, stampOf(&a)
+	truth.at = now()
+	n.told = truth
 	n.mu.Unlock()
-	if op := difference(told, n.told, n.kind, c.kinds); op != "" {
+	if op := difference(told, truth, n.kind, c.kinds); op != "" {
 		return s.expectChange(c.dir, c.name, n, op, p.attrs)
 	}
 	return nil
@@ -338,6 +343,9 @@ func (s *Server) compareMove(from, to *change) *expectation {
 			t.link(from.dir, from.name, e.node)
 		}
 		t.rename(from.dir, from.name, to.dir, to.name, false)
+		if e.replaced != nil {
+			e.replaced.loses(to.dir, to.name)
+		}
 		delete(to.dir.dir.removed, to.name)
 	})
 	if !ok {

@@ -125,7 +125,8 @@ func reopen(fd, flags int) (int, error) {
 func self(fd int) string { return "/proc/self/fd/" + strconv.Itoa(fd) }
 
 // find opens the place of n: where one of its links leads, if it is still n that is there. A file without a name is found
-// through what the guest has open of it. Else the answer is ESTALE, which has the guest look again.
+// through what the guest has open of it, or, if the host put another in its place, that is found, which is another ident. Else
+// the answer is ESTALE, which has the guest look again.
 func (s *Server) find(n *node) (place, fuse.Status) {
 	if n.share == nil || !n.share.enter() {
 		return place{}, estale
@@ -151,7 +152,7 @@ func (s *Server) find(n *node) (place, fuse.Status) {
 	}
 	h := s.tree.handleOf(n, false)
 	if h == nil {
-		return place{}, estale
+		return s.successor(n)
 	}
 	defer h.release()
 	fd, err := unix.FcntlInt(uintptr(h.fd), unix.F_DUPFD_CLOEXEC, 0)
@@ -162,6 +163,43 @@ func (s *Server) find(n *node) (place, fuse.Status) {
 	if err := stat(fd, "", &p.attrs); err != nil {
 		p.close()
 		return place{}, status(err)
+	}
+	return p, fuse.OK
+}
+
+// successor opens the file that has the last name of a file now which the host replaced: editors save a file by putting a new
+// one in its place, and what the guest bound somewhere by itself, a container's configuration say, is to go on working. Two
+// numbers may lead to one file then: nothing of it is to be remembered under the number of n.
+func (s *Server) successor(n *node) (place, fuse.Status) {
+	if n.kind != unix.S_IFREG {
+		return place{}, estale
+	}
+	s.tree.mu.RLock()
+	last := n.lost
+	if len(n.links) > 0 {
+		last = n.links[0] // not heard of yet
+	}
+	s.tree.mu.RUnlock()
+	if last.dir == nil || last.dir.share != n.share {
+		return place{}, estale
+	}
+	dir, st := s.find(last.dir)
+	if st != fuse.OK {
+		return place{}, st
+	}
+	defer dir.close()
+	a, st := s.look(last.dir, dir.fd, last.name)
+	if st != fuse.OK || a.kind() != n.kind {
+		return place{}, estale
+	}
+	fd, err := openBeneath(dir.fd, last.name, unix.O_PATH, 0)
+	if err != nil {
+		return place{}, estale
+	}
+	p := place{fd: fd}
+	if err := stat(fd, "", &p.attrs); err != nil || p.ident != a.ident {
+		p.close()
+		return place{}, estale // replaced again: look again
 	}
 	return p, fuse.OK
 }

@@ -256,7 +256,7 @@ func (s *Server) clear() {
 		if n.dir != nil && n.share != nil {
 			dirs = append(dirs, n)
 		}
-		n.links, n.names, n.lookups, n.children, n.handles = nil, nil, 0, 0, nil
+		n.links, n.names, n.lookups, n.children, n.handles, n.lost = nil, nil, 0, 0, nil, link{}
 		if n.share != nil && n != n.share.root {
 			delete(s.tree.byID, id)
 			delete(s.tree.byKey, key{n.share, n.ident})

@@ -81,6 +81,9 @@ func (s *Server) attrTimeout(n *node, a *attrs, grace int32) time.Duration {
 	if n == n.share.root {
 		return long
 	}
+	if a.ident != n.ident {
+		return 0 // its successor, which is known by another number too
+	}
 	dir := s.tree.dirOf(n)
 	switch {
 	case dir == nil || !s.trusted(dir, grace):
