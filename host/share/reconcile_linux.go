@@ -51,7 +51,9 @@ func (t truth) look(name string) (attrs, bool) {
 
 // compare returns what is to be replayed of a change; nil if the guest knows all.
 func (s *Server) compare(c *change) *expectation {
-	if c.dir.share.gone.Load() {
+	s.gate.RLock()
+	defer s.gate.RUnlock()
+	if s.void(c.dir) {
 		return nil
 	}
 	if c.name == "" {
@@ -86,6 +88,10 @@ func (s *Server) compare(c *change) *expectation {
 	}
 	return nil
 }
+
+// void says whether the guest can know nothing of dir any more: what was heard of it came before a reset, or its share is gone.
+// Call with gate held.
+func (s *Server) void(dir *node) bool { return dir.share.gone.Load() || s.tree.get(dir.id) != dir }
 
 // expectNew has the guest make what came to be on the host.
 func (s *Server) expectNew(c *change, a attrs) *expectation {
@@ -299,7 +305,9 @@ func (s *Server) outdated(dir *node) *expectation {
 
 // compareMove returns the rename that a pair of changes is, or nil if it is none: each is then looked into by itself.
 func (s *Server) compareMove(from, to *change) *expectation {
-	if from.dir.share.gone.Load() {
+	s.gate.RLock()
+	defer s.gate.RUnlock()
+	if s.void(from.dir) || s.void(to.dir) {
 		return nil
 	}
 	first, second := from.dir, to.dir

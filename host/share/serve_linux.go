@@ -73,15 +73,18 @@ func (s *Server) Serve(in, out [][]byte) int {
 	if uintptr(total) < max(minima[op], headerSize) || room < answerSize && op != opForget && op != opBatchForget {
 		return refuse(op, head[:], out, fuse.EINVAL)
 	}
-	protocol := s.protocol.Load()
-	switch {
-	case op == opInit:
+	if op == opInit {
 		return s.begin(in, out, head[:])
-	case protocol == nil:
-		return refuse(op, head[:], out, fuse.EIO)
-	case op == opDestroy: // the guest unmounts; it may mount again
+	}
+	if op == opDestroy && s.protocol.Load() != nil { // the guest unmounts; it may mount again
 		s.Reset()
 		return refuse(op, head[:], out, fuse.OK)
+	}
+	s.gate.RLock()
+	defer s.gate.RUnlock()
+	protocol := s.protocol.Load()
+	if protocol == nil {
+		return refuse(op, head[:], out, fuse.EIO)
 	}
 	n, _ := protocol.HandleRequest(in, out)
 	return n
@@ -94,7 +97,9 @@ func (s *Server) begin(in, out [][]byte, head []byte) int {
 	if binary.NativeEndian.Uint32(version[:]) != 7 || binary.NativeEndian.Uint32(version[4:]) < 31 {
 		return refuse(opInit, head, out, fuse.Status(unix.EPROTO))
 	}
-	s.Reset()
+	s.gate.Lock()
+	defer s.gate.Unlock()
+	s.reset()
 	protocol := fuse.NewProtocolServer(s.fileSystem(), s.options())
 	n, _ := protocol.HandleRequest(in, out)
 	s.protocol.Store(protocol)

@@ -32,6 +32,7 @@ type Server struct {
 	replays  replays
 	exports  exports
 
+	gate     sync.RWMutex                        // held shared by requests and comparisons, alone by a reset
 	protocol atomic.Pointer[fuse.ProtocolServer] // nil until the guest's INIT
 	answers  atomic.Uint32                       // about directories that just changed
 	done     sync.WaitGroup
@@ -268,8 +269,15 @@ func (s *Server) clear() {
 	s.changes.clear()
 }
 
-// Reset forgets all that a driver in the guest was told and had open. No Serve runs meanwhile.
+// Reset forgets all that a driver in the guest was told and had open. It waits for requests that are being answered.
 func (s *Server) Reset() {
+	s.gate.Lock()
+	defer s.gate.Unlock()
+	s.reset()
+}
+
+// reset is Reset. Call with gate held alone.
+func (s *Server) reset() {
 	s.protocol.Store(nil)
 	s.clear()
 }
