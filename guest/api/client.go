@@ -116,6 +116,15 @@ func (c *Client) Watch(ctx context.Context, f func(Event) error) error {
 	return fmt.Errorf("watch guest: %w", err)
 }
 
+// Refusal is the guest's answer to a call that it could take and did not do.
+type Refusal struct {
+	Call   string // method and path
+	Reason string // in the guest's words
+}
+
+// Error says both.
+func (r *Refusal) Error() string { return "guest refused " + r.Call + ": " + r.Reason }
+
 func (c *Client) call(ctx context.Context, method, path string, in, out any) error {
 	resp, err := c.do(ctx, method, path, in)
 	if err != nil {
@@ -154,7 +163,7 @@ func (c *Client) do(ctx context.Context, method, path string, in any) (*http.Res
 		if resp.StatusCode == http.StatusConflict {
 			return nil, fmt.Errorf("%w: %s", ErrRestart, strings.TrimSpace(strings.ReplaceAll(string(msg), ErrRestart.Error()+": ", "")))
 		}
-		return nil, fmt.Errorf("guest refused %s %s: %s", method, path, strings.TrimSpace(string(msg)))
+		return nil, &Refusal{Call: method + " " + path, Reason: strings.TrimSpace(string(msg))}
 	}
 	return resp, nil
 }

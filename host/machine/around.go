@@ -138,6 +138,15 @@ func (m *Machine) publishing(ctx context.Context, b *boot) {
 	}
 }
 
+// reason is what a user is told of err: the guest's own words without the call that it answered.
+func reason(err error) string {
+	var r *guestapi.Refusal
+	if errors.As(err, &r) {
+		return clean(r.Reason)
+	}
+	return err.Error()
+}
+
 // Apply makes s the machine's settings as far as that can be done while it runs: what is left counts from the next start.
 // Where it fails, what was in force still is, as far as the guest can take it back.
 func (m *Machine) Apply(ctx context.Context, s api.Settings) error {
@@ -159,7 +168,7 @@ func (m *Machine) Apply(ctx context.Context, s api.Settings) error {
 		case errors.Is(err, guestapi.ErrRestart):
 			err = api.Errorf(api.CodeRestart, "%v", err)
 		case ctx.Err() == nil:
-			err = api.Errorf(api.CodeEngine, "%v", err)
+			err = api.Errorf(api.CodeEngine, "%s", reason(err))
 		}
 		m.takeBack(ctx, guest, old)
 		return err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"strings"
 	"testing"
 	"time"
 
@@ -72,8 +73,8 @@ func TestApply(t *testing.T) {
 	}
 	bad := now
 	bad.Engine = []byte(`{"bad":1}`)
-	if err := w.Apply(t.Context(), bad); err == nil {
-		t.Error("the guest's refusal is lost")
+	if err := w.Apply(t.Context(), bad); api.CodeOf(err) != api.CodeEngine || err.Error() != "dockerd does not know it" {
+		t.Errorf("the guest's refusal came as %v", err)
 	}
 	if diff := cmp.Diff(now, w.Status().Settings); diff != "" {
 		t.Errorf("settings after a refusal (-want +got):\n%s", diff)
@@ -120,5 +121,15 @@ func TestEventsResume(t *testing.T) {
 	})
 	if steps != 1 {
 		t.Errorf("the kernel's step was told %d times", steps)
+	}
+}
+
+func TestStartsWithoutWhatFailed(t *testing.T) {
+	w := launch(t, func(w *world) {
+		w.guest.events = append([]guestapi.Event{{Kind: guestapi.EventService, Name: "engine settings", State: guestapi.ServiceFailed, Detail: "unknown key"}}, goodStart...)
+	})
+	w.untilState(t, api.Running)
+	if st := w.Status(); !strings.Contains(st.Note, "engine settings: unknown key") {
+		t.Errorf("the note is %q", st.Note)
 	}
 }

@@ -162,7 +162,13 @@ func (m *Machine) Run(ctx context.Context) error {
 func (m *Machine) running(ctx context.Context, b *boot) error {
 	m.mu.Lock()
 	m.status.Ready = time.Now()
+	services := slices.Clone(m.status.Services)
 	m.mu.Unlock()
+	for _, s := range services { // the machine is up, and something that was asked for is not
+		if s.State == guestapi.ServiceFailed {
+			m.note(s.Name + ": " + s.Detail)
+		}
+	}
 	m.enter(api.Running)
 	m.progress("ready")
 	select {
