@@ -126,8 +126,10 @@ func proxyReached(t *testing.T, u *user) {
 	const registry = "registry.invalid:5000"
 	u.ok(t, "coracle", "config", "add", "engine.insecure-registries", registry)
 	defer u.ok(t, "coracle", "config", "remove", "engine.insecure-registries", registry)
-	u.ok(t, "coracle", "config", "set", "network.http-proxy", "http://"+l.Addr().String())
-	defer u.ok(t, "coracle", "config", "remove", "network.http-proxy")
+	for _, key := range []string{"network.http-proxy", "network.https-proxy"} {
+		u.ok(t, "coracle", "config", "set", key, "http://"+l.Addr().String())
+		defer u.ok(t, "coracle", "config", "remove", key)
+	}
 	dir := t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, "Dockerfile"), []byte("FROM "+registry+"/nothing\n"), 0o644); err != nil {
 		t.Fatal(err)
@@ -167,6 +169,7 @@ func clockAfterSleep(t *testing.T, u *user) {
 			t.Logf("%s: wrong by %v", when, d)
 		}
 	}
+	p.do(t, "now") // the container is up
 	right("at first")
 	pids := processes(t, "guest=coracle-default", filepath.Dir(u.home))
 	if len(pids) != 1 {
