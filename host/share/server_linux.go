@@ -21,7 +21,6 @@ import (
 type Server struct {
 	log      *slog.Logger
 	uid      uint32 // the host user
-	hidden   []string
 	owners   *owners
 	tree     *tree
 	handles  handles
@@ -42,7 +41,8 @@ type Server struct {
 type exports struct {
 	mu     sync.RWMutex
 	byTag  map[string]*share
-	hidden map[ident]bool // what is hidden at any depth
+	never  []string       // paths of what is hidden at any depth
+	hidden map[ident]bool // the same, by identity
 }
 
 // share is a Share that is served.
@@ -94,11 +94,11 @@ func New(cfg Config) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{
-		log: cfg.Log, uid: uint32(os.Geteuid()), hidden: cfg.Hidden, owners: records,
+		log: cfg.Log, uid: uint32(os.Geteuid()), owners: records,
 		tree:    newTree(),
 		watches: watches{watcher: cfg.Watcher, byID: map[notify.ID][]*node{}, above: map[notify.ID][]*share{}},
 		devices: devices{known: map[uint64]device{}},
-		exports: exports{byTag: map[string]*share{}},
+		exports: exports{byTag: map[string]*share{}, never: cfg.Hidden},
 	}
 	s.handles.limit = handleLimit()
 	s.handles.left.start()
@@ -133,7 +133,7 @@ func (s *Server) SetShares(shares []Share) error {
 	s.adoptAll()
 	s.exports.mu.Lock()
 	defer s.exports.mu.Unlock()
-	s.exports.hidden = identities(s.hidden)
+	s.exports.hidden = identities(s.exports.never)
 	next := map[string]*share{}
 	var errs []error
 	for _, want := range shares {
