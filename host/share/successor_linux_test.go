@@ -28,7 +28,7 @@ func TestReplacedFile(t *testing.T) {
 		write(t, host, "one")
 		at := dir + ".file"
 		write(t, at, "")
-		must(t, unix.Mount(dir+"/d/a.txt", at, "", unix.MS_BIND, ""))
+		eventually(t, "the new file", func() error { return unix.Mount(dir+"/d/a.txt", at, "", unix.MS_BIND, "") })
 		t.Cleanup(func() { must(t, unix.Unmount(at, unix.MNT_DETACH)) })
 		reads(t, at, "one")
 		for i, save := range []func(*testing.T, string, string){rename, rename, again, inPlace, rename, inPlace} {
